@@ -1,0 +1,190 @@
+//! Name, shape and capacity of every map.
+//!
+//! Memory costs are for full maps on a 64-bit kernel; those without preallocation cost only what is used.
+
+use crate::{
+    Addr, Backend, Counter, CtEntry, DropKey, DropReason, DropRecord, Endpoint, EndpointMeta, FlowKey, FragmentKey,
+    FragmentPorts, Frontend, FrontendKey, IdentityMeta, PolicyMeta, Rule, RuleKey, RuleMeta, RuleSetMeta, ServiceMeta,
+};
+
+/// `BPF_F_NO_PREALLOC` (`linux/bpf.h`): memory is taken when an entry is made, and an update replaces the
+/// element whole, so a reader never sees half of a value.
+pub const NO_PREALLOC: u32 = 1;
+
+/// The kernel's map types in use (`enum bpf_map_type`, `linux/bpf.h`).
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum MapType {
+    /// `BPF_MAP_TYPE_HASH`.
+    Hash = 1,
+    /// `BPF_MAP_TYPE_ARRAY`.
+    Array = 2,
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
+    PerCpuArray = 6,
+    /// `BPF_MAP_TYPE_LRU_HASH`.
+    LruHash = 9,
+    /// `BPF_MAP_TYPE_LPM_TRIE`.
+    LpmTrie = 11,
+    /// `BPF_MAP_TYPE_RINGBUF`.
+    RingBuf = 27,
+}
+
+/// One map as both sides must see it.
+#[derive(Clone, Copy, Debug)]
+pub struct MapSpec {
+    /// Name of the map, its symbol and its pin.
+    pub name: &'static str,
+    /// Its type.
+    pub map_type: MapType,
+    /// Key size in bytes.
+    pub key_size: u32,
+    /// Value size in bytes.
+    pub value_size: u32,
+    /// Capacity in entries (bytes for a ring buffer).
+    pub max_entries: u32,
+    /// Creation flags.
+    pub flags: u32,
+    /// What it holds, in a sentence.
+    pub help: &'static str,
+}
+
+macro_rules! maps {
+    ($($(#[doc = $help:literal])+ $name:ident: $type:ident<$key:ty, $value:ty>, $entries:expr, $flags:expr;)+) => {
+        $(
+            $(#[doc = $help])+
+            pub const $name: MapSpec = MapSpec {
+                name: stringify!($name),
+                map_type: MapType::$type,
+                key_size: size_of::<$key>() as u32,
+                value_size: size_of::<$value>() as u32,
+                max_entries: $entries,
+                flags: $flags,
+                help: concat!($($help),+).trim_ascii(),
+            };
+        )+
+        /// Every map, in the order of the documentation.
+        pub const ALL: &[MapSpec] = &[$($name,)+];
+    };
+}
+
+/// Bytes in front of the key of an LPM trie.
+type LpmKey<T> = (u32, T);
+
+maps! {
+    /// Address → endpoint: every address that lives on this node, pods' and the node's own.
+    ENDPOINTS: Hash<Addr, Endpoint>, 4096, NO_PREALLOC;
+    /// Interface index of a pod's host-side veth → endpoint id, to say whose packet was dropped.
+    INTERFACES: Hash<u32, u32>, 4096, NO_PREALLOC;
+    /// Single address → peer identity.
+    IPCACHE: Hash<Addr, u32>, 131_072, NO_PREALLOC;
+    /// Address range → peer identity; asked when `IPCACHE` has no answer.
+    IPCACHE_CIDRS: LpmTrie<LpmKey<Addr>, u32>, 65_536, NO_PREALLOC;
+    /// (rule set, identity, protocol, port) → verdict and rule.
+    RULES: LpmTrie<LpmKey<RuleKey>, Rule>, 524_288, NO_PREALLOC;
+    /// One word that every plan which touches rules, identities or endpoints moves last.
+    EPOCH: Array<u32, u32>, 1, 0;
+    /// Flows not confirmed yet, least recently used out first. 6 MiB.
+    CT_HALF_OPEN: LruHash<FlowKey, CtEntry>, 32_768, 0;
+    /// Confirmed flows; a full table refuses new flows and evicts none. 25 MiB.
+    CT_CONFIRMED: Hash<FlowKey, CtEntry>, 131_072, 0;
+    /// Ports of fragmented datagrams under way. 0.5 MiB.
+    FRAGMENTS: LruHash<FragmentKey, FragmentPorts>, 4096, 0;
+    /// Where Services listen.
+    FRONTENDS: Hash<FrontendKey, Frontend>, 131_072, NO_PREALLOC;
+    /// Slices of backend ids that frontends point into. 2 MiB.
+    SLOTS: Array<u32, u32>, 262_144, 0;
+    /// Backend id → address, port, state.
+    BACKENDS: Hash<u32, Backend>, 131_072, NO_PREALLOC;
+    /// Packets and bytes by drop reason, per CPU; place 0 counts what was forwarded to or from pods.
+    COUNTERS: PerCpuArray<u32, Counter>, DropReason::PLACES, 0;
+    /// Recent drops that look alike, with the rule that caused them. 0.5 MiB.
+    DROP_RECORDS: LruHash<DropKey, DropRecord>, 4096, 0;
+    /// Events for whoever listens; full means the newest is lost and counted. 0.25 MiB.
+    EVENTS: RingBuf<(), ()>, 262_144, 0;
+    /// The next number of each kind: see `Numbers`.
+    NUMBERS: Array<u32, u32>, 8, 0;
+    /// Names of endpoints, by id: also the agent's memory of them.
+    ENDPOINT_META: Hash<u32, EndpointMeta>, 2048, NO_PREALLOC;
+    /// What identities mean.
+    IDENTITY_META: Hash<u32, IdentityMeta>, 65_536, NO_PREALLOC;
+    /// What rule sets mean, and which policies isolate.
+    RULE_SET_META: Hash<u32, RuleSetMeta>, 16_384, NO_PREALLOC;
+    /// Rule id → policy and rule number.
+    RULE_META: Hash<u32, RuleMeta>, 131_072, NO_PREALLOC;
+    /// Names of policies.
+    POLICY_META: Hash<u32, PolicyMeta>, 16_384, NO_PREALLOC;
+    /// Names of Services.
+    SERVICE_META: Hash<u32, ServiceMeta>, 65_536, NO_PREALLOC;
+}
+
+/// Places in `NUMBERS`: the next unused number of each kind. A number is never reused, so what was named once keeps
+/// its meaning in conntrack entries, records and logs.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Numbers {
+    /// [`crate::EndpointId`].
+    Endpoint = 0,
+    /// [`crate::Identity`].
+    Identity = 1,
+    /// [`crate::RuleSetId`].
+    RuleSet = 2,
+    /// [`crate::RuleId`].
+    Rule = 3,
+    /// [`crate::PolicyId`].
+    Policy = 4,
+    /// [`crate::ServiceId`].
+    Service = 5,
+    /// [`crate::BackendId`].
+    Backend = 6,
+}
+
+impl Numbers {
+    /// Every kind.
+    pub const ALL: [Self; 7] =
+        [Self::Endpoint, Self::Identity, Self::RuleSet, Self::Rule, Self::Policy, Self::Service, Self::Backend];
+
+    /// The first number of the kind, used while the map holds a smaller one.
+    pub const fn first(self) -> u32 {
+        match self {
+            Self::Endpoint => crate::EndpointId::FIRST,
+            Self::Identity => crate::Identity::FIRST,
+            Self::RuleSet => crate::RuleSetId::FIRST,
+            Self::Rule => crate::RuleId::FIRST,
+            Self::Policy => crate::PolicyId::FIRST,
+            Self::Service => crate::ServiceId::FIRST,
+            Self::Backend => crate::BackendId::FIRST,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes a preallocated map takes (`kernel/bpf/hashtab.c`: element header 48, bucket 16).
+    fn preallocated_bytes(map: &MapSpec) -> u64 {
+        let (entries, value) = (u64::from(map.max_entries), u64::from(map.value_size.next_multiple_of(8)));
+        match map.map_type {
+            MapType::Hash | MapType::LruHash if map.flags & NO_PREALLOC == 0 => {
+                entries * (48 + u64::from(map.key_size.next_multiple_of(8)) + value + 16)
+            }
+            MapType::Array => entries * value,
+            MapType::RingBuf => entries,
+            MapType::Hash | MapType::LruHash | MapType::LpmTrie | MapType::PerCpuArray => 0,
+        }
+    }
+
+    #[test]
+    fn map_memory_at_defaults_stays_in_its_budget() {
+        let sum: u64 = ALL.iter().map(preallocated_bytes).sum();
+        assert!(sum <= 40 << 20, "{} MiB", sum >> 20);
+    }
+
+    #[test]
+    fn names_fit_the_kernel_and_are_unique() {
+        for (index, map) in ALL.iter().enumerate() {
+            assert!(map.name.len() < 16, "{}: BPF_OBJ_NAME_LEN is 16", map.name);
+            assert!(ALL[index + 1..].iter().all(|other| other.name != map.name), "{}", map.name);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Sluice's pure middle: the cluster model, and how it becomes the contents of the kernel maps.
+//!
+//! ```text
+//! Cluster ──compile──▶ DesiredState ──diff(Actual)──▶ Plan ──(apply, in the agent)──▶ kernel maps
+//! ```
+//!
+//! **Invariant: pure.** No I/O, clock or randomness; the dependency list keeps it so.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod plan;
