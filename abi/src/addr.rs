@@ -1,7 +1,9 @@
 //! Addresses: one type for both families (ADR 0001).
 
 /// An IPv4 or IPv6 address in network order; IPv4 is held as `::ffff:a.b.c.d` (RFC 4291, section 2.5.5.2).
-#[repr(C)]
+///
+/// Aligned to words, so that the kernel side copies and compares it by words and not by bytes.
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Addr(pub [u8; 16]);
 pod!(Addr, 16);
@@ -14,8 +16,9 @@ impl Addr {
     /// Source that stands for a pod which reaches itself through a Service (link-local, RFC 3927; never on the wire
     /// between nodes, and no pod range may hold it).
     pub const HAIRPIN_V4: Self = Self::v4([169, 254, 77, 77]);
-    /// The same for IPv6 (link-local, RFC 4291).
-    pub const HAIRPIN_V6: Self = Self([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0x77, 0x77, 0, 0, 0, 0, 0x77, 0x77]);
+    /// The same for IPv6, from the discard-only prefix (RFC 6666): a link-local one would be resolved on the link
+    /// instead of going to the gateway.
+    pub const HAIRPIN_V6: Self = Self([1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x77, 0x77]);
 
     /// The mapped form of an IPv4 address.
     #[inline(always)]

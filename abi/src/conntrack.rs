@@ -50,16 +50,21 @@ impl FlowKey {
     /// The order is by address words and then ports, as they lie in memory: any total order serves.
     #[inline(always)]
     pub fn of(tuple: &Tuple) -> (Self, bool) {
+        let normal = Self::is_normal(tuple);
+        (Self(if normal { *tuple } else { tuple.reversed() }), normal)
+    }
+
+    /// Whether a packet's source is the source of its flow's key.
+    #[inline(always)]
+    pub fn is_normal(tuple: &Tuple) -> bool {
         let (src, dst) = (tuple.src.words(), tuple.dst.words());
-        let ports = (u16::from_ne_bytes(tuple.src_port), u16::from_ne_bytes(tuple.dst_port));
-        let forward = if src.1 != dst.1 {
+        if src.1 != dst.1 {
             src.1 < dst.1
         } else if src.0 != dst.0 {
             src.0 < dst.0
         } else {
-            ports.0 <= ports.1
-        };
-        if forward { (Self(*tuple), true) } else { (Self(tuple.reversed()), false) }
+            u16::from_ne_bytes(tuple.src_port) <= u16::from_ne_bytes(tuple.dst_port)
+        }
     }
 }
 
@@ -134,6 +139,8 @@ pub mod flow_flags {
     pub const FIN_OPENER: u8 = 16;
     /// TCP: the other side has sent FIN.
     pub const FIN_RESPONDER: u8 = 32;
+    /// The entry stands in `CT_CONFIRMED`.
+    pub const CONFIRMED: u8 = 64;
 }
 
 /// Under which rules a flow was let pass in one direction.
@@ -159,7 +166,8 @@ pub struct CtEntry {
     pub created_ns: u64,
     /// Indexed by [`crate::Direction`]: ingress of the responder, egress of the opener.
     pub judged: [Judgement; 2],
-    /// The foreign tuple of a translated flow, the direct one of an alias; always as the opener sends it.
+    /// The foreign tuple of a translated flow, the direct one of an alias, the flow's own otherwise; always in the
+    /// opener's direction.
     pub other: Tuple,
     /// Which backend a Service chose; [`BackendId::NONE`] without Service.
     pub backend: BackendId,

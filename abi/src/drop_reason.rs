@@ -75,8 +75,6 @@ drop_reasons! {
     ConntrackInsert = 17, "conntrack_insert";
     /// A source-routed packet (RFC 7126, section 4.3; RFC 5095).
     SourceRoute = 18, "source_route";
-    /// An ICMP error about a flow that is not known, where policy applies.
-    IcmpUnrelated = 19, "icmp_unrelated";
 }
 
 impl DropReason {

@@ -1,0 +1,197 @@
+//! The two maps of flows.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{HashMap, LruHashMap},
+};
+use sluice_abi::{BackendId, CtEntry, CtState, DropReason, FlowKey, Judgement, Tuple, flow_flags, maps};
+
+use super::state;
+use crate::scratch::Scratch;
+
+#[map]
+static CT_HALF_OPEN: LruHashMap<FlowKey, CtEntry> =
+    LruHashMap::with_max_entries(maps::CT_HALF_OPEN.max_entries, maps::CT_HALF_OPEN.flags);
+
+#[map]
+static CT_CONFIRMED: HashMap<FlowKey, CtEntry> =
+    HashMap::with_max_entries(maps::CT_CONFIRMED.max_entries, maps::CT_CONFIRMED.flags);
+
+/// Writes to an entry's clock closer together than this are left out, to keep its cache line clean: 2²⁷ ns ≈ 0.13 s.
+const CLOCK_STEP_NS: u64 = 1 << 27;
+
+/// An entry that a packet met.
+#[derive(Clone, Copy)]
+pub(crate) struct Found {
+    /// A map value, valid while the program runs.
+    entry: *mut CtEntry,
+    /// Whether the packet comes from the flow's opener.
+    pub(crate) from_opener: bool,
+}
+
+impl Found {
+    #[inline(always)]
+    pub(crate) fn entry(&self) -> &CtEntry {
+        // SAFETY: map values outlive the program's run; fields are words that are written whole.
+        unsafe { &*self.entry }
+    }
+
+    #[inline(always)]
+    pub(crate) fn judged(&mut self) -> &mut [Judgement; 2] {
+        // SAFETY: as in `entry`.
+        unsafe { &mut (*self.entry).judged }
+    }
+
+    #[inline(always)]
+    pub(crate) fn has(&self, flag: u8) -> bool {
+        self.entry().flags & flag != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn state(&self) -> CtState {
+        CtState::from_number(self.entry().state)
+    }
+
+    /// The same entry, met by a packet from the other side.
+    #[inline(always)]
+    pub(crate) fn from_responder(self) -> Self {
+        Self { from_opener: false, ..self }
+    }
+
+    /// Notes the packet, and confirms the flow when it is the packet that does.
+    ///
+    /// # Errors
+    /// [`DropReason::ConntrackFull`] when the flow should be confirmed and the table has no room.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self, direct: &Tuple, tcp_flags: u8, now_ns: u64) -> Result<(), DropReason> {
+        // SAFETY: as in `entry`.
+        let entry = unsafe { &mut *self.entry };
+        if now_ns - entry.last_seen_ns > CLOCK_STEP_NS {
+            entry.last_seen_ns = now_ns;
+        }
+        let old = CtState::from_number(entry.state);
+        let (new, flags) = state::advance(old, entry.flags, direct.protocol, tcp_flags, self.from_opener);
+        if new != old || flags != entry.flags {
+            entry.state = new as u8;
+            entry.flags = flags;
+        }
+        if new == CtState::Established && flags & flow_flags::CONFIRMED == 0 {
+            return confirm(direct, entry);
+        }
+        Ok(())
+    }
+}
+
+/// Moves a flow, and its alias, to the confirmed table.
+#[inline(never)]
+fn confirm(direct: &Tuple, entry: &mut CtEntry) -> Result<(), DropReason> {
+    move_entry(direct, entry)?;
+    if entry.flags & flow_flags::TRANSLATED != 0 {
+        let (alias, _) = FlowKey::of(&entry.other);
+        if let Some(alias) = CT_HALF_OPEN.get_ptr_mut(alias) {
+            // SAFETY: a map value.
+            return move_entry(&entry.other, unsafe { &mut *alias });
+        }
+    }
+    Ok(())
+}
+
+#[inline(never)]
+fn move_entry(tuple: &Tuple, entry: &mut CtEntry) -> Result<(), DropReason> {
+    let (key, _) = FlowKey::of(tuple);
+    entry.flags |= flow_flags::CONFIRMED;
+    if CT_CONFIRMED.insert(key, &*entry, 0).is_err() {
+        entry.flags &= !flow_flags::CONFIRMED;
+        return Err(DropReason::ConntrackFull);
+    }
+    // Absent when another CPU has moved it already.
+    let _ = CT_HALF_OPEN.remove(key);
+    Ok(())
+}
+
+/// The entry for a packet's tuple, unless it has expired. An alias never expires by itself: its flow decides.
+#[inline(always)]
+pub(crate) fn find(tuple: &Tuple, now_ns: u64) -> Option<Found> {
+    let entry = lookup(tuple, now_ns);
+    if entry.is_null() {
+        return None;
+    }
+    // SAFETY: a map value.
+    let flags = unsafe { (*entry).flags };
+    let from_opener = (flags & flow_flags::OPENER_IS_KEY_SRC != 0) == FlowKey::is_normal(tuple);
+    Some(Found { entry, from_opener })
+}
+
+/// As a call of its own, so that the key is on the stack only meanwhile.
+#[inline(never)]
+fn lookup(tuple: &Tuple, now_ns: u64) -> *mut CtEntry {
+    let (key, _) = FlowKey::of(tuple);
+    let Some(entry) = CT_CONFIRMED.get_ptr_mut(key).or_else(|| CT_HALF_OPEN.get_ptr_mut(key)) else {
+        return core::ptr::null_mut();
+    };
+    // SAFETY: a map value.
+    let found = unsafe { &*entry };
+    if found.flags & flow_flags::ALIAS == 0 && is_expired(found, tuple.protocol, now_ns) {
+        return core::ptr::null_mut();
+    }
+    entry
+}
+
+/// Timeouts are whole seconds; a second of 2³⁰ ns avoids a division and is 7 % generous.
+#[inline(always)]
+fn is_expired(entry: &CtEntry, protocol: u8, now_ns: u64) -> bool {
+    // Another CPU's coarse clock may be a tick ahead: then idle is negative, and the flow lives.
+    let idle_ns = now_ns.wrapping_sub(entry.last_seen_ns) as i64;
+    idle_ns > (CtState::from_number(entry.state).timeout_s(protocol) << 30) as i64
+}
+
+/// Whether a new flow may take the direct tuple.
+#[inline(always)]
+pub(crate) fn is_free(tuple: &Tuple, now_ns: u64) -> bool {
+    find(tuple, now_ns).is_none_or(|found| found.state() == CtState::Closed && !found.has(flow_flags::ALIAS))
+}
+
+/// Removes a flow's entry.
+#[inline(never)]
+pub(crate) fn forget(tuple: &Tuple) {
+    let (key, _) = FlowKey::of(tuple);
+    // Absent in one of them, or by now in both.
+    let _ = CT_CONFIRMED.remove(key);
+    let _ = CT_HALF_OPEN.remove(key);
+}
+
+/// Makes the entries of the new flow in `scratch`: what was `sent`, what it was translated to in `opened`, by which
+/// `backend`, and how it was `judged`. `flags` are those that do not follow from the tuples.
+///
+/// # Errors
+/// [`DropReason::ConntrackInsert`] when a table takes none.
+#[inline(never)]
+pub(crate) fn create(scratch: &mut Scratch, flags: u8, now_ns: u64) -> Result<(), DropReason> {
+    let translated = scratch.backend != BackendId::NONE;
+    let entry = &mut scratch.entry;
+    entry.last_seen_ns = now_ns;
+    entry.created_ns = now_ns;
+    entry.judged = scratch.judged;
+    entry.other = scratch.sent; // equal to `opened` without translation
+    entry.backend = scratch.backend;
+    entry.state = CtState::New as u8;
+    entry.reserved = [0; 2];
+    entry.flags = flags | if translated { flow_flags::TRANSLATED } else { 0 };
+    insert(&scratch.opened, entry)?;
+    if translated {
+        entry.judged = [Judgement::default(); 2];
+        entry.other = scratch.opened;
+        entry.flags = flow_flags::ALIAS;
+        insert(&scratch.sent, entry)?;
+    }
+    Ok(())
+}
+
+#[inline(never)]
+fn insert(tuple: &Tuple, entry: &mut CtEntry) -> Result<(), DropReason> {
+    let (key, forward) = FlowKey::of(tuple);
+    entry.flags |= if forward { flow_flags::OPENER_IS_KEY_SRC } else { 0 };
+    // A leftover in the confirmed table would hide the new entry.
+    let _ = CT_CONFIRMED.remove(key);
+    CT_HALF_OPEN.insert(key, &*entry, 0).map_err(|_| DropReason::ConntrackInsert)
+}

@@ -1,0 +1,136 @@
+//! Counting and reporting.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{LruHashMap, PerCpuArray, RingBuf},
+    programs::TcContext,
+};
+use sluice_abi::{
+    Counter, Direction, DropKey, DropRecord, EndpointId, Event, EventKind, Hook, Identity, RuleId, RuleSetId,
+    Tuple, maps,
+};
+
+use crate::{config, scratch::Scratch};
+
+#[map]
+static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(maps::COUNTERS.max_entries, maps::COUNTERS.flags);
+
+#[map]
+static DROP_RECORDS: LruHashMap<DropKey, DropRecord> =
+    LruHashMap::with_max_entries(maps::DROP_RECORDS.max_entries, maps::DROP_RECORDS.flags);
+
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(maps::EVENTS.max_entries, maps::EVENTS.flags);
+
+/// Place of `COUNTERS` for what was let pass.
+const FORWARDED: u32 = 0;
+
+/// What is known of a packet so far, for the report if it is dropped.
+pub(crate) struct Trace {
+    pub(crate) hook: Hook,
+    pub(crate) direction: Direction,
+    pub(crate) endpoint: EndpointId,
+    pub(crate) identity: Identity,
+    pub(crate) rule_set: RuleSetId,
+    pub(crate) rule: RuleId,
+}
+
+impl Trace {
+    /// Starts anew for a packet at `hook`.
+    #[inline(always)]
+    pub(crate) fn start(&mut self, hook: Hook) {
+        self.hook = hook;
+        self.direction = match hook {
+            Hook::FromPod => Direction::Egress,
+            Hook::ToPod | Hook::FromNetdev => Direction::Ingress,
+        };
+        self.endpoint = EndpointId::HOST;
+        self.identity = Identity::ANY;
+        self.rule_set = RuleSetId::NONE;
+        self.rule = RuleId::NONE;
+    }
+}
+
+/// Counts a packet that was let pass.
+#[inline(always)]
+pub(crate) fn forwarded(ctx: &TcContext) {
+    count(FORWARDED, ctx.len());
+}
+
+/// Counts and reports a dropped packet; `reason` is a [`sluice_abi::DropReason`].
+#[inline(always)]
+pub(crate) fn record(ctx: &TcContext, scratch: &Scratch, reason: u8) {
+    count(u32::from(reason), ctx.len());
+    let at_ns = config::now_ns();
+    remember(&scratch.trace, &scratch.packet.tuple, reason, at_ns);
+    report(scratch, reason, at_ns, ctx.len(), ifindex(ctx));
+}
+
+#[inline(always)]
+pub(crate) fn ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: the context of a running program.
+    unsafe { (*ctx.skb.skb).ifindex }
+}
+
+#[inline(always)]
+fn count(place: u32, len_bytes: u32) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(place) {
+        // SAFETY: this CPU's value, which no other program on this CPU writes meanwhile.
+        let counter = unsafe { &mut *counter };
+        counter.packets += 1;
+        counter.bytes += u64::from(len_bytes);
+    }
+}
+
+#[inline(never)]
+fn remember(trace: &Trace, tuple: &Tuple, reason: u8, at_ns: u64) {
+    let peer = match trace.direction {
+        Direction::Ingress => tuple.src,
+        Direction::Egress => tuple.dst,
+    };
+    let key = DropKey {
+        peer,
+        endpoint: trace.endpoint,
+        port: tuple.dst_port,
+        protocol: tuple.protocol,
+        direction: trace.direction as u8,
+        reason,
+        reserved: [0; 3],
+    };
+    if let Some(record) = DROP_RECORDS.get_ptr_mut(&key) {
+        // SAFETY: a map value; racing increments may lose one, and the exact total is in `COUNTERS`.
+        let record = unsafe { &mut *record };
+        record.count += 1;
+        record.last_seen_ns = at_ns;
+        record.rule_set = trace.rule_set;
+        record.rule = trace.rule;
+        return;
+    }
+    let record = DropRecord { count: 1, last_seen_ns: at_ns, rule_set: trace.rule_set, rule: trace.rule };
+    // When the LRU has no room the total in `COUNTERS` still counts the drop.
+    let _ = DROP_RECORDS.insert(&key, &record, 0);
+}
+
+#[inline(never)]
+fn report(scratch: &Scratch, reason: u8, at_ns: u64, len_bytes: u32, ifindex: u32) {
+    let (trace, tuple) = (&scratch.trace, &scratch.packet.tuple);
+    // A full ring loses the newest event; counters and records still have the drop.
+    if let Some(mut event) = EVENTS.reserve::<Event>(0) {
+        event.write(Event {
+            at_ns,
+            tuple: *tuple,
+            endpoint: trace.endpoint,
+            identity: trace.identity,
+            rule_set: trace.rule_set,
+            rule: trace.rule,
+            ifindex,
+            len_bytes,
+            reason,
+            direction: trace.direction as u8,
+            hook: trace.hook as u8,
+            kind: EventKind::Drop as u8,
+            reserved: [0; 4],
+        });
+        event.submit(0);
+    }
+}

@@ -1,0 +1,170 @@
+//! Sending a packet on.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup, bpf_redir_neigh},
+    helpers::generated::{bpf_fib_lookup as fib_lookup, bpf_redirect_neigh, bpf_redirect_peer},
+    programs::TcContext,
+};
+use sluice_abi::{DropReason, Endpoint};
+
+use crate::packet::{ETH_LEN, Packet};
+
+/// Where a packet goes.
+#[derive(Clone, Copy)]
+pub(crate) enum Forward {
+    /// On to the host stack (and to whatever else is attached behind us).
+    Stack,
+    /// Into a pod of this node.
+    Pod(&'static Endpoint),
+    /// To wherever the node's routes lead.
+    Route,
+}
+
+/// The tc action for a dropped packet.
+pub(crate) const DROP: i32 = TC_ACT_SHOT as i32;
+/// The tc action that leaves the packet to the host stack.
+pub(crate) const STACK: i32 = TC_ACT_UNSPEC;
+
+/// `AF_INET` and `AF_INET6` (`linux/socket.h`).
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// Results of `bpf_fib_lookup` (`linux/bpf.h`) that name a next hop.
+const FIB_SUCCESS: i64 = 0;
+const FIB_NO_NEIGH: i64 = 7;
+
+/// Sends the packet on and gives the tc action.
+///
+/// # Errors
+/// [`DropReason::Rewrite`] when the packet could not be changed.
+#[inline(always)]
+pub(crate) fn run(forward: Forward, ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
+    // The host stack answers with ICMP what cannot be forwarded (RFC 1812, section 5.3.1).
+    if packet.ttl <= 1 {
+        return Ok(STACK);
+    }
+    match forward {
+        Forward::Stack => Ok(STACK),
+        Forward::Pod(endpoint) => {
+            decrement_ttl(ctx, packet)?;
+            set_destination(ctx, endpoint.mac)?;
+            // SAFETY: no pointers.
+            Ok(unsafe { bpf_redirect_peer(endpoint.ifindex, 0) } as i32)
+        }
+        Forward::Route => {
+            let Some((ifindex, mut next_hop)) = route(ctx, packet) else {
+                return Ok(STACK);
+            };
+            decrement_ttl(ctx, packet)?;
+            let size = size_of::<bpf_redir_neigh>() as i32;
+            // SAFETY: the helper reads `size` bytes of a live value.
+            Ok(unsafe { bpf_redirect_neigh(ifindex, &raw mut next_hop, size, 0) } as i32)
+        }
+    }
+}
+
+/// The device and next hop for the packet; `None` leaves it to the host stack: no route, too big, or a device or
+/// route that asks for more than forwarding.
+#[inline(always)]
+fn route(ctx: &TcContext, packet: &Packet) -> Option<(u32, bpf_redir_neigh)> {
+    // SAFETY: integers and byte arrays; zero is a value of each.
+    let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    // SAFETY: the context of a running program.
+    params.ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    params.l4_protocol = packet.tuple.protocol;
+    params.__bindgen_anon_1.tot_len = datagram_len(ctx, packet);
+    let (src, dst) = (&packet.tuple.src, &packet.tuple.dst);
+    if packet.is_v4 {
+        params.family = AF_INET;
+        params.__bindgen_anon_2.tos = packet.tos;
+        params.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(src.v4_octets());
+        params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(dst.v4_octets());
+    } else {
+        params.family = AF_INET6;
+        params.__bindgen_anon_2.flowinfo = (u32::from(packet.tos) << 20).to_be();
+        params.__bindgen_anon_3.ipv6_src = words(src);
+        params.__bindgen_anon_4.ipv6_dst = words(dst);
+    }
+    let size = size_of::<bpf_fib_lookup>() as i32;
+    // SAFETY: the helper reads and writes `size` bytes of a live value.
+    let result = unsafe { fib_lookup(ctx.skb.skb.cast(), &raw mut params, size, 0) };
+    if result != FIB_SUCCESS && result != FIB_NO_NEIGH {
+        return None;
+    }
+    // SAFETY: as for `params`.
+    let mut next_hop: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+    next_hop.nh_family = u32::from(params.family);
+    // A route may lead an IPv4 packet to an IPv6 next hop, and the lookup says so in the family.
+    if params.family == AF_INET {
+        // SAFETY: the family names the field.
+        next_hop.__bindgen_anon_1.ipv4_nh = unsafe { params.__bindgen_anon_4.ipv4_dst };
+    } else {
+        // SAFETY: the family names the field.
+        next_hop.__bindgen_anon_1.ipv6_nh = unsafe { params.__bindgen_anon_4.ipv6_dst };
+    }
+    Some((params.ifindex, next_hop))
+}
+
+/// Bytes of the IP datagram that must fit the route: of one segment, when the device cuts it up.
+#[inline(always)]
+fn datagram_len(ctx: &TcContext, packet: &Packet) -> u16 {
+    // SAFETY: the context of a running program.
+    let gso_size = unsafe { (*ctx.skb.skb).gso_size };
+    let len = if gso_size == 0 {
+        ctx.len() - ETH_LEN as u32
+    } else {
+        // The transport header of a segmented packet is TCP's or UDP's; 20 bytes is the lower bound that the stack
+        // itself checks again for the device.
+        packet.l4_offset - ETH_LEN as u32 + 20 + gso_size
+    };
+    len.min(u32::from(u16::MAX)) as u16
+}
+
+#[inline(always)]
+fn words(addr: &sluice_abi::Addr) -> [u32; 4] {
+    let ((a, b), half) = (addr.words(), |word: u64| [word as u32, (word >> 32) as u32]);
+    let ([a0, a1], [b0, b1]) = (half(a), half(b));
+    [a0, a1, b0, b1]
+}
+
+/// Offsets from the start of the frame.
+const IPV4_TTL: usize = ETH_LEN + 8;
+const IPV6_HOP_LIMIT: usize = ETH_LEN + 7;
+
+/// Fields in the packet, with the alignment that lets them be written in one or few stores (see `packet::Header`).
+#[repr(C, align(2))]
+struct Mac([u8; 6]);
+#[repr(C, align(2))]
+struct TtlProtocolChecksum([u8; 4]);
+#[repr(C)]
+struct HopLimit(u8);
+
+#[inline(always)]
+fn decrement_ttl(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
+    if !packet.is_v4 {
+        *writable(ctx, IPV6_HOP_LIMIT)? = HopLimit(packet.ttl - 1);
+        return Ok(());
+    }
+    let TtlProtocolChecksum([ttl, _, c0, c1]) = writable(ctx, IPV4_TTL)?;
+    *ttl = packet.ttl - 1;
+    // RFC 1141: one less in the high byte of a word is 0x0100 more in the checksum, with the carry brought around.
+    let sum = u32::from(u16::from_be_bytes([*c0, *c1])) + 0x0100;
+    [*c0, *c1] = ((sum + (sum >> 16)) as u16).to_be_bytes();
+    Ok(())
+}
+
+#[inline(always)]
+fn set_destination(ctx: &TcContext, mac: [u8; 6]) -> Result<(), DropReason> {
+    *writable(ctx, 0)? = Mac(mac);
+    Ok(())
+}
+
+/// The field at a constant offset, for writing.
+#[inline(always)]
+fn writable<T>(ctx: &TcContext, offset: usize) -> Result<&mut T, DropReason> {
+    let start = ctx.data() + offset;
+    if start + size_of::<T>() > ctx.data_end() {
+        return Err(DropReason::Rewrite);
+    }
+    // SAFETY: the bounds were checked, the types used are bytes, and the program is the packet's only user.
+    Ok(unsafe { &mut *(start as *mut T) })
+}
