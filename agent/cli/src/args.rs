@@ -1,0 +1,105 @@
+//! What can be typed, and who answers it.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use sluice_maps::Maps;
+
+use crate::{
+    bpf, conntrack, drops, endpoints, ipcache,
+    output::{self, Format},
+    policy, services, status,
+};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  answered
+  1  no answer: the error says what could not be read (status: an answer, but no datapath is pinned)
+  2  the command line is wrong";
+
+/// Asks what Sluice's datapath on this node does, and why. Works with the agent dead; needs root.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    /// Form of the answer
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    /// Where the bpf file system with the pinned maps is mounted
+    #[arg(long, global = true, value_name = "PATH", env = "SLUICE_BPFFS", default_value = "/sys/fs/bpf")]
+    bpffs: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Whether a datapath is in place, how full its maps are, whether the agent answers
+    Status {
+        /// The agent's socket
+        #[arg(long, value_name = "PATH", env = "SLUICE_SOCKET", default_value = "/run/sluice/agent.sock")]
+        socket: PathBuf,
+    },
+    /// Pods of this node: addresses, interface, rule sets
+    Endpoints,
+    /// Service addresses and their backends
+    Services,
+    /// Policies in force
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Flows: who opened them, state, age, and the rules that let them pass
+    Conntrack,
+    /// Which peer identity each address has
+    Ipcache,
+    /// Recent drops and what caused them
+    Drops {
+        /// Totals by reason since the maps were made, instead of records
+        #[arg(long)]
+        counters: bool,
+    },
+    /// What is pinned
+    #[command(subcommand)]
+    Bpf(Bpf),
+}
+
+#[derive(Debug, Subcommand)]
+enum Policy {
+    /// The policies in force and the pods they isolate
+    List,
+    /// The compiled rules, as the kernel sees them
+    Dump {
+        /// Only what applies to this pod
+        #[arg(long, value_name = "NAMESPACE/POD")]
+        pod: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Bpf {
+    /// The maps: shape, capacity, entries in use
+    Maps,
+}
+
+/// Answers the command on standard output.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let format = args.output;
+    let maps = || Maps::open(&args.bpffs);
+    match &args.command {
+        Command::Status { socket } => {
+            let answer = status::answer(&args.bpffs, socket);
+            output::print(format, &answer)?;
+            return Ok(if answer.has_datapath() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Endpoints => output::print(format, &endpoints::answer(&maps()?)?)?,
+        Command::Services => output::print(format, &services::answer(&maps()?)?)?,
+        Command::Policy(Policy::List) => output::print(format, &policy::list::answer(&maps()?)?)?,
+        Command::Policy(Policy::Dump { pod }) => {
+            output::print(format, &policy::dump::answer(&maps()?, pod.as_deref())?)?;
+        }
+        Command::Conntrack => output::print(format, &conntrack::answer(&maps()?)?)?,
+        Command::Ipcache => output::print(format, &ipcache::answer(&maps()?)?)?,
+        Command::Drops { counters: false } => output::print(format, &drops::records(&maps()?)?)?,
+        Command::Drops { counters: true } => output::print(format, &drops::counters(&maps()?)?)?,
+        Command::Bpf(Bpf::Maps) => output::print(format, &bpf::maps(&args.bpffs)?)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
