@@ -76,7 +76,11 @@ impl From<std::net::IpAddr> for Addr {
 #[cfg(feature = "user")]
 impl From<Addr> for std::net::IpAddr {
     fn from(addr: Addr) -> Self {
-        if addr.is_v4() { std::net::Ipv4Addr::from(addr.v4_octets()).into() } else { std::net::Ipv6Addr::from(addr.0).into() }
+        if addr.is_v4() {
+            std::net::Ipv4Addr::from(addr.v4_octets()).into()
+        } else {
+            std::net::Ipv6Addr::from(addr.0).into()
+        }
     }
 }
 
@@ -154,6 +158,8 @@ mod tests {
         assert_eq!(p.to_string(), "10.1.2.0/25");
         assert!(p.contains(&Addr::v4([10, 1, 2, 0])) && p.contains(&Addr::v4([10, 1, 2, 127])));
         assert!(!p.contains(&Addr::v4([10, 1, 2, 128])) && !p.contains(&Addr::v4([10, 1, 1, 255])));
-        assert!(Prefix::new(Addr::UNSPECIFIED, 0).covers(&p) && !p.covers(&Prefix::new(Addr::UNSPECIFIED, 0)));
+        assert!(
+            Prefix::new(Addr::UNSPECIFIED, 0).covers(&p) && !p.covers(&Prefix::new(Addr::UNSPECIFIED, 0))
+        );
     }
 }

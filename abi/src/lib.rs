@@ -43,7 +43,9 @@ pub use event::{Counter, DropKey, DropRecord, Event, EventKind, Hook};
 pub use identity::Identity;
 pub use names::{EndpointMeta, IdentityMeta, PolicyKind, PolicyMeta, RuleMeta, RuleSetMeta, ServiceMeta};
 pub use policy::{Direction, PolicyId, Rule, RuleId, RuleKey, RuleSetId, RuleVerdict};
-pub use service::{Backend, BackendId, BackendState, Frontend, FrontendKey, FrontendScope, ServiceId, frontend_flags};
+pub use service::{
+    Backend, BackendId, BackendState, Frontend, FrontendKey, FrontendScope, ServiceId, frontend_flags,
+};
 pub use text::Text;
 
 /// Version of every layout and meaning in this crate; part of the pin path (`/sys/fs/bpf/sluice/v<ABI>/`).

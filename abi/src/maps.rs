@@ -3,8 +3,9 @@
 //! Memory costs are for full maps on a 64-bit kernel; those without preallocation cost only what is used.
 
 use crate::{
-    Addr, Backend, Counter, CtEntry, DropKey, DropReason, DropRecord, Endpoint, EndpointMeta, FlowKey, FragmentKey,
-    FragmentPorts, Frontend, FrontendKey, IdentityMeta, PolicyMeta, Rule, RuleKey, RuleMeta, RuleSetMeta, ServiceMeta,
+    Addr, Backend, Counter, CtEntry, DropKey, DropReason, DropRecord, Endpoint, EndpointMeta, FlowKey,
+    FragmentKey, FragmentPorts, Frontend, FrontendKey, IdentityMeta, PolicyMeta, Rule, RuleKey, RuleMeta,
+    RuleSetMeta, ServiceMeta,
 };
 
 /// `BPF_F_NO_PREALLOC` (`linux/bpf.h`): memory is taken when an entry is made, and an update replaces the
@@ -83,23 +84,23 @@ maps! {
     RULES: LpmTrie<LpmKey<RuleKey>, Rule>, 524_288, NO_PREALLOC;
     /// One word that every plan which touches rules, identities or endpoints moves last.
     EPOCH: Array<u32, u32>, 1, 0;
-    /// Flows not confirmed yet, least recently used out first. 6 MiB.
+    /// Flows not confirmed yet, least recently used out first.
     CT_HALF_OPEN: LruHash<FlowKey, CtEntry>, 32_768, 0;
-    /// Confirmed flows; a full table refuses new flows and evicts none. 25 MiB.
+    /// Confirmed flows; a full table refuses new flows and evicts none.
     CT_CONFIRMED: Hash<FlowKey, CtEntry>, 131_072, 0;
-    /// Ports of fragmented datagrams under way. 0.5 MiB.
+    /// Ports of fragmented datagrams under way.
     FRAGMENTS: LruHash<FragmentKey, FragmentPorts>, 4096, 0;
     /// Where Services listen.
     FRONTENDS: Hash<FrontendKey, Frontend>, 131_072, NO_PREALLOC;
-    /// Slices of backend ids that frontends point into. 2 MiB.
+    /// Slices of backend ids that frontends point into.
     SLOTS: Array<u32, u32>, 262_144, 0;
     /// Backend id → address, port, state.
     BACKENDS: Hash<u32, Backend>, 131_072, NO_PREALLOC;
     /// Packets and bytes by drop reason, per CPU; place 0 counts what was forwarded to or from pods.
     COUNTERS: PerCpuArray<u32, Counter>, DropReason::PLACES, 0;
-    /// Recent drops that look alike, with the rule that caused them. 0.5 MiB.
+    /// Recent drops that look alike, with the rule that caused them.
     DROP_RECORDS: LruHash<DropKey, DropRecord>, 4096, 0;
-    /// Events for whoever listens; full means the newest is lost and counted. 0.25 MiB.
+    /// Events for whoever listens; full means the newest is lost and counted.
     EVENTS: RingBuf<(), ()>, 262_144, 0;
     /// The next number of each kind: see `Numbers`.
     NUMBERS: Array<u32, u32>, 8, 0;
@@ -140,8 +141,15 @@ pub enum Numbers {
 
 impl Numbers {
     /// Every kind.
-    pub const ALL: [Self; 7] =
-        [Self::Endpoint, Self::Identity, Self::RuleSet, Self::Rule, Self::Policy, Self::Service, Self::Backend];
+    pub const ALL: [Self; 7] = [
+        Self::Endpoint,
+        Self::Identity,
+        Self::RuleSet,
+        Self::Rule,
+        Self::Policy,
+        Self::Service,
+        Self::Backend,
+    ];
 
     /// The first number of the kind, used while the map holds a smaller one.
     pub const fn first(self) -> u32 {

@@ -13,7 +13,8 @@ use sluice_abi::{
 use crate::{config, scratch::Scratch};
 
 #[map]
-static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(maps::COUNTERS.max_entries, maps::COUNTERS.flags);
+static COUNTERS: PerCpuArray<Counter> =
+    PerCpuArray::with_max_entries(maps::COUNTERS.max_entries, maps::COUNTERS.flags);
 
 #[map]
 static DROP_RECORDS: LruHashMap<DropKey, DropRecord> =

@@ -8,7 +8,8 @@ static ENDPOINTS: HashMap<Addr, Endpoint> =
     HashMap::with_max_entries(maps::ENDPOINTS.max_entries, maps::ENDPOINTS.flags);
 
 #[map]
-static INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(maps::INTERFACES.max_entries, maps::INTERFACES.flags);
+static INTERFACES: HashMap<u32, u32> =
+    HashMap::with_max_entries(maps::INTERFACES.max_entries, maps::INTERFACES.flags);
 
 /// The endpoint that has the address: a pod of this node, or the node itself.
 #[inline(always)]

@@ -21,7 +21,7 @@ pub(crate) enum Forward {
 }
 
 /// The tc action for a dropped packet.
-pub(crate) const DROP: i32 = TC_ACT_SHOT as i32;
+pub(crate) const DROP: i32 = TC_ACT_SHOT;
 /// The tc action that leaves the packet to the host stack.
 pub(crate) const STACK: i32 = TC_ACT_UNSPEC;
 
@@ -140,31 +140,31 @@ struct HopLimit(u8);
 
 #[inline(always)]
 fn decrement_ttl(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
+    let ttl = packet.ttl - 1;
     if !packet.is_v4 {
-        *writable(ctx, IPV6_HOP_LIMIT)? = HopLimit(packet.ttl - 1);
-        return Ok(());
+        return update(ctx, IPV6_HOP_LIMIT, |hop_limit| *hop_limit = HopLimit(ttl));
     }
-    let TtlProtocolChecksum([ttl, _, c0, c1]) = writable(ctx, IPV4_TTL)?;
-    *ttl = packet.ttl - 1;
-    // RFC 1141: one less in the high byte of a word is 0x0100 more in the checksum, with the carry brought around.
-    let sum = u32::from(u16::from_be_bytes([*c0, *c1])) + 0x0100;
-    [*c0, *c1] = ((sum + (sum >> 16)) as u16).to_be_bytes();
-    Ok(())
+    update(ctx, IPV4_TTL, |TtlProtocolChecksum([old, _, c0, c1])| {
+        *old = ttl;
+        // RFC 1141: one less in the high byte of a word is 0x0100 more in the checksum, with the carry brought around.
+        let sum = u32::from(u16::from_be_bytes([*c0, *c1])) + 0x0100;
+        [*c0, *c1] = ((sum + (sum >> 16)) as u16).to_be_bytes();
+    })
 }
 
 #[inline(always)]
 fn set_destination(ctx: &TcContext, mac: [u8; 6]) -> Result<(), DropReason> {
-    *writable(ctx, 0)? = Mac(mac);
-    Ok(())
+    update(ctx, 0, |destination| *destination = Mac(mac))
 }
 
-/// The field at a constant offset, for writing.
+/// Changes the field at a constant offset.
 #[inline(always)]
-fn writable<T>(ctx: &TcContext, offset: usize) -> Result<&mut T, DropReason> {
+fn update<T>(ctx: &TcContext, offset: usize, change: impl FnOnce(&mut T)) -> Result<(), DropReason> {
     let start = ctx.data() + offset;
     if start + size_of::<T>() > ctx.data_end() {
         return Err(DropReason::Rewrite);
     }
     // SAFETY: the bounds were checked, the types used are bytes, and the program is the packet's only user.
-    Ok(unsafe { &mut *(start as *mut T) })
+    change(unsafe { &mut *(start as *mut T) });
+    Ok(())
 }

@@ -7,7 +7,8 @@ use aya_ebpf::{
 use sluice_abi::{Addr, Identity, maps};
 
 #[map]
-static IPCACHE: HashMap<Addr, u32> = HashMap::with_max_entries(maps::IPCACHE.max_entries, maps::IPCACHE.flags);
+static IPCACHE: HashMap<Addr, u32> =
+    HashMap::with_max_entries(maps::IPCACHE.max_entries, maps::IPCACHE.flags);
 
 #[map]
 static IPCACHE_CIDRS: LpmTrie<Addr, u32> =

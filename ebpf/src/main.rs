@@ -11,7 +11,17 @@
 //! The modules `conntrack::state` and `service::select` are pure and are tested on the host.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#![cfg_attr(not(target_arch = "bpf"), expect(dead_code, reason = "on the host only tests use the pure modules"))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "a map's value passed by value is copied to the stack first"
+    )
+)]
+#![cfg_attr(
+    not(target_arch = "bpf"),
+    expect(dead_code, reason = "on the host only tests use the pure modules")
+)]
 
 #[cfg(target_arch = "bpf")]
 mod config;

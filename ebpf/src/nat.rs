@@ -63,7 +63,8 @@ fn try_rewrite(ctx: &TcContext, packet: &Packet, new: &Tuple) -> Result<(), Drop
     }
     if is_v4 {
         // SAFETY: the context of a running program.
-        let result = unsafe { bpf_l3_csum_replace(ctx.skb.skb, ETH_LEN as u32 + IPV4_CHECKSUM, 0, addresses, 0) };
+        let result =
+            unsafe { bpf_l3_csum_replace(ctx.skb.skb, ETH_LEN as u32 + IPV4_CHECKSUM, 0, addresses, 0) };
         check(result)?;
     }
     store_addresses(ctx, ETH_LEN as u32, new, is_v4)
@@ -87,7 +88,8 @@ pub(crate) fn rewrite_quoted(
     if is_v4 {
         // In the ICMP checksum the quoted header's own checksum cancels the change of the addresses.
         // SAFETY: the context of a running program.
-        let result = unsafe { bpf_l3_csum_replace(ctx.skb.skb, quoted.l3_offset + IPV4_CHECKSUM, 0, addresses, 0) };
+        let result =
+            unsafe { bpf_l3_csum_replace(ctx.skb.skb, quoted.l3_offset + IPV4_CHECKSUM, 0, addresses, 0) };
         check(result)?;
     } else {
         l4_difference(ctx, checksum, addresses, 0)?;

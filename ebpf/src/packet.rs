@@ -351,7 +351,13 @@ impl Packet {
 
     #[inline(always)]
     fn fragment_key(&self) -> FragmentKey {
-        FragmentKey { src: self.tuple.src, dst: self.tuple.dst, id: self.fragment_id, protocol: self.tuple.protocol, reserved: [0; 3] }
+        FragmentKey {
+            src: self.tuple.src,
+            dst: self.tuple.dst,
+            id: self.fragment_id,
+            protocol: self.tuple.protocol,
+            reserved: [0; 3],
+        }
     }
 
     #[inline(never)]
@@ -491,7 +497,8 @@ fn quoted_v4(ctx: &TcContext, out: &mut Quoted) -> Result<(), DropReason> {
     if ip.version_ihl >> 4 != 4 || u16::from_be_bytes(ip.fragment) & 0x1fff != 0 {
         return Err(DropReason::Malformed);
     }
-    out.tuple = Tuple { src: Addr::v4(ip.src), dst: Addr::v4(ip.dst), protocol: ip.protocol, ..Tuple::default() };
+    out.tuple =
+        Tuple { src: Addr::v4(ip.src), dst: Addr::v4(ip.dst), protocol: ip.protocol, ..Tuple::default() };
     out.l4_offset = out.l3_offset + u32::from(ip.version_ihl & 0x0f) * 4;
     Ok(())
 }

@@ -4,7 +4,9 @@ use aya_ebpf::{
     macros::map,
     maps::{LpmTrie, lpm_trie::Key},
 };
-use sluice_abi::{Addr, Direction, DropReason, Endpoint, Identity, Judgement, Rule, RuleId, RuleKey, RuleSetId, Tuple, maps};
+use sluice_abi::{
+    Addr, Direction, DropReason, Endpoint, Identity, Judgement, Rule, RuleId, RuleKey, RuleSetId, Tuple, maps,
+};
 
 use crate::{drops::Trace, endpoint, ipcache};
 

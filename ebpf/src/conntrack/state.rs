@@ -21,7 +21,13 @@ pub(crate) fn opens(protocol: u8, tcp_flags: u8) -> bool {
 /// There is no window tracking (RFC 5961 makes the ends robust against blind resets): an RST only shortens the
 /// timeout, and later data restores it.
 #[inline(always)]
-pub(crate) fn advance(state: CtState, flags: u8, protocol: u8, tcp_flags: u8, from_opener: bool) -> (CtState, u8) {
+pub(crate) fn advance(
+    state: CtState,
+    flags: u8,
+    protocol: u8,
+    tcp_flags: u8,
+    from_opener: bool,
+) -> (CtState, u8) {
     if protocol == protocol::TCP {
         if tcp_flags & tcp::RST != 0 {
             return (CtState::Closed, flags);
@@ -59,6 +65,9 @@ fn both_finished(flags: u8) -> bool {
 mod tests {
     use super::*;
 
+    /// Name, packets, and the state after each.
+    type Case<'a> = (&'a str, &'a [(char, u8)], &'a [CtState]);
+
     /// Plays packets (`>` from the opener, `<` from the responder) and gives the state after each.
     fn play(protocol: u8, packets: &[(char, u8)]) -> Vec<CtState> {
         let (mut state, mut flags) = (CtState::New, 0);
@@ -75,14 +84,30 @@ mod tests {
     fn tcp_is_confirmed_by_the_openers_acknowledgement_and_not_before() {
         use CtState::{Closed, Closing, Established, New, Replied};
         let (syn, ack, fin, rst) = (tcp::SYN, tcp::ACK, tcp::FIN, tcp::RST);
-        let cases: &[(&str, &[(char, u8)], &[CtState])] = &[
+        let cases: &[Case<'_>] = &[
             ("handshake", &[('>', syn), ('<', syn | ack), ('>', ack)], &[New, Replied, Established]),
-            ("a retransmitted SYN confirms nothing", &[('>', syn), ('<', syn | ack), ('>', syn)], &[New, Replied, Replied]),
-            ("an answering flood stays half open", &[('>', syn), ('<', syn | ack), ('<', syn | ack)], &[New, Replied, Replied]),
+            (
+                "a retransmitted SYN confirms nothing",
+                &[('>', syn), ('<', syn | ack), ('>', syn)],
+                &[New, Replied, Replied],
+            ),
+            (
+                "an answering flood stays half open",
+                &[('>', syn), ('<', syn | ack), ('<', syn | ack)],
+                &[New, Replied, Replied],
+            ),
             ("refused", &[('>', syn), ('<', rst | ack)], &[New, Closed]),
             (
                 "closed by both",
-                &[('>', syn), ('<', syn | ack), ('>', ack), ('>', fin | ack), ('<', ack), ('<', fin | ack), ('>', ack)],
+                &[
+                    ('>', syn),
+                    ('<', syn | ack),
+                    ('>', ack),
+                    ('>', fin | ack),
+                    ('<', ack),
+                    ('<', fin | ack),
+                    ('>', ack),
+                ],
                 &[New, Replied, Established, Closing, Closing, Closed, Closed],
             ),
             (
@@ -101,13 +126,10 @@ mod tests {
     fn udp_and_icmp_are_confirmed_by_the_openers_packet_after_a_reply() {
         use CtState::{Established, New, Replied};
         for protocol in [protocol::UDP, protocol::ICMP, protocol::ICMPV6] {
-            assert_eq!(play(protocol, &[('>', 0), ('>', 0), ('<', 0), ('<', 0), ('>', 0)]), [
-                New,
-                New,
-                Replied,
-                Replied,
-                Established
-            ]);
+            assert_eq!(
+                play(protocol, &[('>', 0), ('>', 0), ('<', 0), ('<', 0), ('>', 0)]),
+                [New, New, Replied, Replied, Established]
+            );
         }
     }
 }

@@ -54,7 +54,7 @@ impl Found {
 
     /// The same entry, met by a packet from the other side.
     #[inline(always)]
-    pub(crate) fn from_responder(self) -> Self {
+    pub(crate) fn turned(self) -> Self {
         Self { from_opener: false, ..self }
     }
 
@@ -66,7 +66,7 @@ impl Found {
     pub(crate) fn advance(&mut self, direct: &Tuple, tcp_flags: u8, now_ns: u64) -> Result<(), DropReason> {
         // SAFETY: as in `entry`.
         let entry = unsafe { &mut *self.entry };
-        if now_ns - entry.last_seen_ns > CLOCK_STEP_NS {
+        if now_ns.wrapping_sub(entry.last_seen_ns) > CLOCK_STEP_NS {
             entry.last_seen_ns = now_ns;
         }
         let old = CtState::from_number(entry.state);

@@ -70,7 +70,7 @@ fn try_pass(ctx: &TcContext, scratch: &mut Scratch) -> Result<Option<bool>, u8> 
             nat::rewrite(ctx)?;
         } else {
             // A reply, translated back already, on its way over the host stack.
-            found = found.from_responder();
+            found = found.turned();
         }
     } else if opens && is_over(found.state()) {
         return Ok(None);
@@ -110,7 +110,11 @@ fn continues(found: &Found, backend: BackendId, protocol: u8, opens: bool) -> bo
 /// The opener as an endpoint of this node, also when a translation hid its address.
 #[inline(always)]
 fn opener(scratch: &Scratch, found: &Found) -> Option<&'static Endpoint> {
-    endpoint::local(if found.has(flow_flags::TRANSLATED) { &found.entry().other.src } else { &scratch.opened.src })
+    endpoint::local(if found.has(flow_flags::TRANSLATED) {
+        &found.entry().other.src
+    } else {
+        &scratch.opened.src
+    })
 }
 
 /// The first packet of a flow, `scratch.sent`.
@@ -136,7 +140,8 @@ fn try_open(ctx: &TcContext, scratch: &mut Scratch, services: bool, flags: u8) -
         scratch.target = scratch.opened;
         nat::rewrite(ctx)?;
     }
-    let ends = Ends { opener: endpoint::local(&scratch.sent.src), responder: endpoint::local(&scratch.opened.dst) };
+    let ends =
+        Ends { opener: endpoint::local(&scratch.sent.src), responder: endpoint::local(&scratch.opened.dst) };
     scratch.judged = [Judgement::default(); 2];
     policy::judge(&mut scratch.judged, &ends, &scratch.opened, config::epoch(), &mut scratch.trace)
         .and_then(|()| conntrack::create(scratch, flags, now_ns))

@@ -58,5 +58,6 @@ fn try_from_netdev(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, u8> {
         stays = flow::pass(ctx, false, 0)?;
     }
     drops::forwarded(ctx);
-    forward::run(if stays { Forward::Stack } else { Forward::Pod(destination) }, ctx, &scratch.packet).map_err(|reason| reason as u8)
+    forward::run(if stays { Forward::Stack } else { Forward::Pod(destination) }, ctx, &scratch.packet)
+        .map_err(|reason| reason as u8)
 }

@@ -68,7 +68,8 @@ fn try_from_pod(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, u8> {
             destination = endpoint::local(&scratch.packet.tuple.dst);
         }
     }
-    forward::run(if stays { Forward::Stack } else { towards(destination) }, ctx, &scratch.packet).map_err(|reason| reason as u8)
+    forward::run(if stays { Forward::Stack } else { towards(destination) }, ctx, &scratch.packet)
+        .map_err(|reason| reason as u8)
 }
 
 /// The pod behind the interface, whose address the packet must carry.

@@ -20,7 +20,8 @@ static FRONTENDS: HashMap<FrontendKey, Frontend> =
 static SLOTS: Array<u32> = Array::with_max_entries(maps::SLOTS.max_entries, maps::SLOTS.flags);
 
 #[map]
-static BACKENDS: HashMap<u32, Backend> = HashMap::with_max_entries(maps::BACKENDS.max_entries, maps::BACKENDS.flags);
+static BACKENDS: HashMap<u32, Backend> =
+    HashMap::with_max_entries(maps::BACKENDS.max_entries, maps::BACKENDS.flags);
 
 /// Backends that are tried when the first choice would meet another flow's tuple.
 const TRIES: u32 = 4;

@@ -36,7 +36,12 @@ mod tests {
     #[test]
     fn trying_on_visits_every_backend_once() {
         for count in 1..6 {
-            let mut seen: Vec<u32> = (0..count).scan(count - 1, |at, _| { *at = next(*at, count); Some(*at) }).collect();
+            let mut seen: Vec<u32> = (0..count)
+                .scan(count - 1, |at, _| {
+                    *at = next(*at, count);
+                    Some(*at)
+                })
+                .collect();
             seen.sort_unstable();
             assert_eq!(seen, (0..count).collect::<Vec<_>>());
         }

@@ -1,0 +1,213 @@
+//! Attaching the programs to devices: by tcx links where the kernel has them (Linux 6.6), else by clsact filters.
+//!
+//! tc's own "ingress" and "egress" are the host interface's view, the opposite of policy's; they appear only here.
+
+use std::{fs, io, path::PathBuf};
+
+use aya::{
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TcError,
+        links::{FdLink, LinkError, PinnedLink},
+        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
+    },
+    util::KernelVersion,
+};
+use sluice_abi::Hook;
+
+use super::Datapath;
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mechanism {
+    /// A pinned `BPF_LINK_TYPE_TCX` link.
+    Tcx,
+    /// A filter of the clsact qdisc, which needs no pin to outlive the agent.
+    Clsact,
+}
+
+impl Mechanism {
+    /// The best that this kernel has.
+    pub fn best() -> Self {
+        let has_tcx = KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0));
+        if has_tcx { Self::Tcx } else { Self::Clsact }
+    }
+}
+
+/// Priority and handle of our clsact filters: fixed, so that a restarted agent replaces its own and no other.
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0, 0x51ce);
+
+/// A program that could not be attached to, or replaced on, a device.
+#[derive(Debug, thiserror::Error)]
+#[error("attaching {} to {device}", hook.name())]
+pub struct AttachError {
+    /// The program.
+    pub hook: Hook,
+    /// The device: its name, or its index where only that is known.
+    pub device: String,
+    /// Why.
+    pub source: AttachCause,
+}
+
+/// What stood in the way of attaching.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachCause {
+    /// The kernel refused.
+    #[error(transparent)]
+    Program(#[from] Box<ProgramError>),
+    /// The link is not what its pin's name says.
+    #[error(transparent)]
+    Link(#[from] Box<LinkError>),
+    /// The link could not be pinned.
+    #[error("pinning the link")]
+    Pin(#[source] Box<aya::pin::PinError>),
+    /// The clsact qdisc could not be added.
+    #[error("adding the clsact qdisc")]
+    Qdisc(#[source] Box<TcError>),
+    /// There is no such device.
+    #[error("finding the device")]
+    Device(#[source] io::Error),
+    /// The folder of links could not be read.
+    #[error("reading the pinned links")]
+    Folder(#[source] io::Error),
+}
+
+impl From<ProgramError> for AttachCause {
+    fn from(error: ProgramError) -> Self {
+        Self::Program(Box::new(error))
+    }
+}
+
+impl From<LinkError> for AttachCause {
+    fn from(error: LinkError) -> Self {
+        Self::Link(Box::new(error))
+    }
+}
+
+impl Datapath {
+    /// Attaches the default-drop programs to a pod's host-side veth; what is attached already stays.
+    ///
+    /// # Errors
+    /// [`AttachError`]; a program that was attached before the failing one stays, and drops everything.
+    pub fn attach_pod(&mut self, host_ifname: &str, ifindex: u32) -> Result<(), AttachError> {
+        self.attached.insert(ifindex);
+        self.attach(Hook::FromPod, host_ifname, ifindex)?;
+        self.attach(Hook::ToPod, host_ifname, ifindex)
+    }
+
+    /// Attaches the program for packets from the network to an uplink.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach_uplink(&mut self, ifname: &str, ifindex: u32) -> Result<(), AttachError> {
+        self.attached.insert(ifindex);
+        self.attach(Hook::FromNetdev, ifname, ifindex)
+    }
+
+    /// Removes what keeps a gone device's links alive.
+    pub fn detach(&mut self, ifindex: u32) {
+        self.attached.remove(&ifindex);
+        for hook in [Hook::FromPod, Hook::ToPod, Hook::FromNetdev] {
+            // Absent for the other kind of device, and with clsact.
+            let _ = fs::remove_file(self.link_pin(hook, ifindex));
+        }
+    }
+
+    fn attach(&mut self, hook: Hook, ifname: &str, ifindex: u32) -> Result<(), AttachError> {
+        let pin = self.link_pin(hook, ifindex);
+        let attached = match self.mechanism {
+            Mechanism::Tcx if pin.exists() => Ok(()),
+            Mechanism::Tcx => attach_tcx(self.program(hook), hook, ifname, pin),
+            Mechanism::Clsact => attach_clsact(self.program(hook), hook, ifname),
+        };
+        attached.map_err(|source| AttachError { hook, device: ifname.to_owned(), source })
+    }
+
+    fn link_pin(&self, hook: Hook, ifindex: u32) -> PathBuf {
+        self.links.join(format!("{ifindex}-{}", hook.name()))
+    }
+
+    /// Learns what is attached from the pins and, when the programs are `new`, replaces their predecessors.
+    pub(super) fn take_over(&mut self, new: bool) -> Result<(), AttachError> {
+        let all = |source| AttachError {
+            hook: Hook::FromPod,
+            device: "every device".to_owned(),
+            source: AttachCause::Folder(source),
+        };
+        for entry in fs::read_dir(&self.links).map_err(all)? {
+            let path = entry.map_err(all)?.path();
+            let Some((ifindex, hook)) = path.file_name().and_then(|name| parse_pin(name.to_str()?)) else {
+                continue;
+            };
+            self.attached.insert(ifindex);
+            if !new {
+                continue;
+            }
+            match replace(self.program(hook), &path) {
+                Ok(()) => {}
+                // The device is gone; the reconciler finds that out too.
+                Err(AttachCause::Program(error)) if is_defunct(&error) => self.detach(ifindex),
+                Err(source) => return Err(AttachError { hook, device: format!("interface {ifindex}"), source }),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The interface index and hook in a link pin's name.
+fn parse_pin(name: &str) -> Option<(u32, Hook)> {
+    let (ifindex, hook) = name.split_once('-')?;
+    let hook = [Hook::FromPod, Hook::ToPod, Hook::FromNetdev].into_iter().find(|known| known.name() == hook)?;
+    Some((ifindex.parse().ok()?, hook))
+}
+
+const fn side(hook: Hook) -> TcAttachType {
+    match hook {
+        Hook::FromPod | Hook::FromNetdev => TcAttachType::Ingress,
+        Hook::ToPod => TcAttachType::Egress,
+    }
+}
+
+/// First in order: nothing may see or answer a pod's packet before it is judged.
+fn attach_tcx(program: &mut SchedClassifier, hook: Hook, ifname: &str, pin: PathBuf) -> Result<(), AttachCause> {
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program.attach_with_options(ifname, side(hook), options)?;
+    let link: FdLink = program.take_link(id)?.try_into()?;
+    link.pin(pin).map_err(|source| AttachCause::Pin(Box::new(source)))?;
+    Ok(())
+}
+
+fn replace(program: &mut SchedClassifier, pin: &PathBuf) -> Result<(), AttachCause> {
+    let link: SchedClassifierLink = FdLink::from(PinnedLink::from_pin(pin)?).try_into()?;
+    let id = program.attach_to_link(link)?;
+    // The pin keeps the link; this process need not.
+    drop(program.take_link(id)?);
+    Ok(())
+}
+
+fn is_defunct(error: &ProgramError) -> bool {
+    match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOLINK),
+        _ => false,
+    }
+}
+
+fn attach_clsact(program: &mut SchedClassifier, hook: Hook, ifname: &str) -> Result<(), AttachCause> {
+    match qdisc_add_clsact(ifname) {
+        Ok(()) | Err(TcError::AlreadyAttached) => {}
+        Err(source) => return Err(AttachCause::Qdisc(Box::new(source))),
+    }
+    let options = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
+    let id = match program.attach_with_options(ifname, side(hook), options) {
+        // One of ours is there, from before: it is replaced in place.
+        Err(ProgramError::TcError(TcError::NetlinkError(error))) if error.raw_os_error() == Some(libc::EEXIST) => {
+            let old = SchedClassifierLink::attached(ifname, side(hook), PRIORITY, HANDLE, None).map_err(AttachCause::Device)?;
+            program.attach_to_link(old)
+        }
+        attached => attached,
+    }?;
+    // Dropped, the link would take the filter with it.
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+

@@ -1,0 +1,120 @@
+//! Loading the object, or finding it loaded.
+
+use std::{fs, io, path::Path};
+
+use aya::{
+    EbpfLoader,
+    programs::{ProgramType, SchedClassifier},
+    sys::{BpfHelper, is_helper_supported},
+};
+use sha2::{Digest as _, Sha256};
+use sluice_abi::{Hook, maps};
+use sluice_maps::Maps;
+
+use super::{DatapathConfig, LoadError, make_folder};
+
+/// The kernel side, built by `build.rs`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));
+
+/// The programs, in the order of [`HOOKS`].
+pub(super) struct Loaded {
+    pub(super) programs: [SchedClassifier; 3],
+    /// Names the object with its globals.
+    pub(super) digest: String,
+    /// Whether they were loaded just now, so that what is attached is older.
+    pub(super) are_new: bool,
+}
+
+/// Every program of the object.
+const HOOKS: [Hook; 3] = [Hook::FromPod, Hook::ToPod, Hook::FromNetdev];
+
+/// The read-only globals of `ebpf/src/config.rs`.
+struct Globals {
+    has_coarse_time: u8,
+    related_icmp: u8,
+}
+
+impl Globals {
+    fn new(config: &DatapathConfig) -> Self {
+        // A kernel that cannot be asked counts as one without: the fallback is right everywhere, only slower.
+        let coarse =
+            is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_ktime_get_coarse_ns).unwrap_or(false);
+        Self { has_coarse_time: u8::from(coarse), related_icmp: u8::from(config.related_icmp) }
+    }
+
+    /// What makes two loads the same: the object's bytes and the globals.
+    fn digest(&self) -> String {
+        let hash = Sha256::new().chain_update(OBJECT).chain_update([self.has_coarse_time, self.related_icmp]).finalize();
+        hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Gives the programs pinned under `folder`, after loading them there if they are not.
+pub(super) fn load(config: &DatapathConfig, maps: &Maps, folder: &Path) -> Result<Loaded, LoadError> {
+    let globals = Globals::new(config);
+    let digest = globals.digest();
+    let pins = folder.join(&digest);
+    if let Some(programs) = open_pinned(&pins) {
+        return Ok(Loaded { programs, digest, are_new: false });
+    }
+    make_folder(&pins)?;
+    load_object(&globals, maps, &pins)?;
+    let [from_pod, to_pod, from_netdev] = HOOKS;
+    let programs = [open(&pins, from_pod)?, open(&pins, to_pod)?, open(&pins, from_netdev)?];
+    Ok(Loaded { programs, digest, are_new: true })
+}
+
+/// All of the programs or none: a start that was cut short left some.
+fn open_pinned(pins: &Path) -> Option<[SchedClassifier; 3]> {
+    let [from_pod, to_pod, from_netdev] = HOOKS;
+    Some([open(pins, from_pod).ok()?, open(pins, to_pod).ok()?, open(pins, from_netdev).ok()?])
+}
+
+fn open(pins: &Path, hook: Hook) -> Result<SchedClassifier, LoadError> {
+    SchedClassifier::from_pin(pins.join(hook.name()))
+        .map_err(|source| LoadError::Program { hook, source: Box::new(source) })
+}
+
+fn load_object(globals: &Globals, maps: &Maps, pins: &Path) -> Result<(), LoadError> {
+    let mut loader = EbpfLoader::new();
+    // The programs have no CO-RE relocations: the kernel's own BTF, some megabytes, need not be parsed.
+    loader.btf(None);
+    loader.override_global("HAS_COARSE_TIME", &globals.has_coarse_time, true);
+    loader.override_global("RELATED_ICMP", &globals.related_icmp, true);
+    for spec in maps::ALL {
+        loader.map_pin_path(spec.name, maps.pin_path(spec));
+    }
+    let mut object = loader.load(OBJECT).map_err(|source| LoadError::Object(Box::new(source)))?;
+    for hook in HOOKS {
+        let program: &mut SchedClassifier = object
+            .program_mut(hook.name())
+            .and_then(|program| program.try_into().ok())
+            .ok_or(LoadError::Missing { hook })?;
+        program.load().map_err(|source| LoadError::Program { hook, source: Box::new(source) })?;
+        let path = pins.join(hook.name());
+        remove_if_there(&path)?;
+        program.pin(&path).map_err(|source| LoadError::Pin { path, source: Box::new(source) })?;
+    }
+    Ok(())
+}
+
+/// Removes the pins of every other object than `digest`; call it when nothing runs their programs any more.
+pub(super) fn remove_others(folder: &Path, digest: &str) -> Result<(), LoadError> {
+    let error = |source| LoadError::Folder { path: folder.to_owned(), source };
+    for entry in fs::read_dir(folder).map_err(error)? {
+        let entry = entry.map_err(error)?;
+        if entry.file_name() != digest {
+            fs::remove_dir_all(entry.path()).map_err(error)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_if_there(path: &Path) -> Result<(), LoadError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(LoadError::Folder { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}

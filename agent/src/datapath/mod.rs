@@ -1,0 +1,141 @@
+//! The programs in the kernel: loaded or taken over, attached to devices, kept alive by pins.
+//!
+//! [`loader`] loads and pins, [`attach`] attaches, [`sweep`] forgets flows that have expired.
+//!
+//! **Invariant: the agent's death changes nothing.** Maps, programs and links are pinned under the ABI's folder; an
+//! agent that starts with the same object and the same globals finds its programs there and loads none.
+//!
+//! **Invariant: no moment without a program.** Another object replaces the programs through the pinned links, each
+//! link in one step.
+
+mod attach;
+mod loader;
+mod sweep;
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::programs::{ProgramError, SchedClassifier};
+use sluice_abi::Hook;
+use sluice_maps::{Maps, MapsError};
+
+pub use attach::{AttachError, Mechanism};
+pub use sweep::{Swept, purge, sweep};
+
+/// How the programs are to be loaded.
+#[derive(Clone, Debug)]
+pub struct DatapathConfig {
+    /// Where the BPF file system is mounted.
+    pub bpffs: PathBuf,
+    /// Whether ICMP errors related to known flows pass policy; off only to show what breaks without.
+    pub related_icmp: bool,
+}
+
+/// Why the datapath could not be loaded. Nothing that ran before was changed, unless it says "replacing".
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The maps could not be opened or made.
+    #[error("opening the maps")]
+    Maps(#[from] MapsError),
+    /// The object or a program in it was refused.
+    #[error("loading the eBPF object")]
+    Object(#[source] Box<aya::EbpfError>),
+    /// The object lacks a program.
+    #[error("the eBPF object has no tc program {}", hook.name())]
+    Missing {
+        /// The program.
+        hook: Hook,
+    },
+    /// The verifier refused a program, or it could not be pinned.
+    #[error("loading the program {}", hook.name())]
+    Program {
+        /// The program.
+        hook: Hook,
+        /// Why.
+        source: Box<ProgramError>,
+    },
+    /// A pin could not be made.
+    #[error("pinning {path}", path = path.display())]
+    Pin {
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        source: Box<aya::pin::PinError>,
+    },
+    /// A folder of pins could not be made, read or removed.
+    #[error("preparing {path}", path = path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A program could not be replaced where it is attached.
+    #[error("replacing an attached program")]
+    Replace(#[source] AttachError),
+}
+
+/// The loaded programs.
+#[derive(Debug)]
+pub struct Datapath {
+    maps: Maps,
+    links: PathBuf,
+    mechanism: Mechanism,
+    from_pod: SchedClassifier,
+    to_pod: SchedClassifier,
+    from_netdev: SchedClassifier,
+    attached: BTreeSet<u32>,
+}
+
+impl Datapath {
+    /// Opens the maps, loads the programs or takes them over, and puts them in place of their predecessors.
+    ///
+    /// # Errors
+    /// Any [`LoadError`].
+    pub fn load(config: &DatapathConfig) -> Result<Self, LoadError> {
+        Self::load_with(config, Mechanism::best())
+    }
+
+    /// The same with a given way to attach.
+    ///
+    /// # Errors
+    /// Any [`LoadError`].
+    pub fn load_with(config: &DatapathConfig, mechanism: Mechanism) -> Result<Self, LoadError> {
+        let maps = Maps::create(&config.bpffs)?;
+        let pins = sluice_maps::pin_dir(&config.bpffs);
+        let loaded = loader::load(config, &maps, &pins.join("programs"))?;
+        let links = pins.join("links");
+        make_folder(&links)?;
+        let [from_pod, to_pod, from_netdev] = loaded.programs;
+        let mut datapath =
+            Self { maps, links, mechanism, from_pod, to_pod, from_netdev, attached: BTreeSet::new() };
+        datapath.take_over(loaded.are_new).map_err(LoadError::Replace)?;
+        loader::remove_others(&pins.join("programs"), &loaded.digest)?;
+        Ok(datapath)
+    }
+
+    /// The maps.
+    pub fn maps(&mut self) -> &mut Maps {
+        &mut self.maps
+    }
+
+    /// Interface indexes of the devices that programs are attached to, as far as pins or this process know.
+    pub fn attached(&self) -> impl Iterator<Item = u32> {
+        self.attached.iter().copied()
+    }
+
+    fn program(&mut self, hook: Hook) -> &mut SchedClassifier {
+        match hook {
+            Hook::FromPod => &mut self.from_pod,
+            Hook::ToPod => &mut self.to_pod,
+            Hook::FromNetdev => &mut self.from_netdev,
+        }
+    }
+}
+
+fn make_folder(path: &Path) -> Result<(), LoadError> {
+    fs::create_dir_all(path).map_err(|source| LoadError::Folder { path: path.to_owned(), source })
+}

@@ -1,0 +1,327 @@
+//! The loaded programs in a world of their own, run on packets by `BPF_PROG_TEST_RUN`.
+//!
+//! A [`Lab`] moves its thread into new network and mount namespaces, so that nothing is left behind however a test
+//! ends. Devices are real, since the kernel wants one for each interface index; what leaves a program is read from
+//! its return value and the packet it gives back.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::Command,
+};
+
+use aya::{
+    TestRun as _,
+    programs::{SchedClassifier, TestRunOptions},
+};
+use nix::sched::{CloneFlags, unshare};
+use sluice_abi::{
+    Addr, Backend, BackendId, BackendState, DropReason, Endpoint, EndpointId, Frontend, FrontendKey,
+    FrontendScope, Hook, Identity, Rule, RuleId, RuleKey, RuleSetId, RuleVerdict, ServiceId, endpoint_flags,
+};
+use sluice_agent::datapath::{Datapath, DatapathConfig};
+use sluice_maps::{Maps, RuleRange, testing::PrivateBpffs};
+
+/// What a program decided.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// Dropped.
+    Drop,
+    /// Left to the host stack.
+    Stack,
+    /// Redirected: into a pod, or out of a device.
+    Redirect,
+}
+
+/// What a program made of a packet.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Its decision.
+    pub action: Action,
+    /// The packet as it left.
+    pub packet: Vec<u8>,
+}
+
+/// A pod as the programs know it.
+#[derive(Clone, Copy, Debug)]
+pub struct LabPod {
+    /// Its number.
+    pub id: EndpointId,
+    /// Interface index of its host-side veth.
+    pub ifindex: u32,
+    /// Its IPv4 and IPv6 addresses.
+    pub addrs: [IpAddr; 2],
+}
+
+impl LabPod {
+    /// Its address of the same family as `like`.
+    pub fn addr(&self, like: IpAddr) -> IpAddr {
+        if like.is_ipv4() { self.addrs[0] } else { self.addrs[1] }
+    }
+
+    /// The same with a port.
+    pub fn at(&self, like: IpAddr, port: u16) -> SocketAddr {
+        SocketAddr::new(self.addr(like), port)
+    }
+}
+
+/// Rule set that allows everything, as for pods that no policy selects.
+pub const ALLOW_ALL: RuleSetId = RuleSetId(1);
+/// Rule set without a rule.
+pub const DENY_ALL: RuleSetId = RuleSetId(2);
+/// The uplink's interface index is that of loopback, which every namespace has.
+pub const UPLINK: u32 = 1;
+
+/// The loaded programs, their maps, and a namespace with devices.
+pub struct Lab {
+    bpffs: PrivateBpffs,
+    datapath: Datapath,
+    programs: [SchedClassifier; 3],
+    devices: u32,
+}
+
+impl std::fmt::Debug for Lab {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lab")
+            .field("bpffs", &self.bpffs)
+            .field("devices", &self.devices)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Lab {
+    /// Loads the programs; the thread gets namespaces of its own.
+    ///
+    /// # Panics
+    /// When something does not work: the test cannot go on.
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// The same with another configuration.
+    ///
+    /// # Panics
+    /// When something does not work: the test cannot go on.
+    pub fn with(change: impl FnOnce(&mut DatapathConfig)) -> Self {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of the thread's own (needs root)");
+        let bpffs = PrivateBpffs::mount();
+        let mut config = DatapathConfig { bpffs: bpffs.path().to_owned(), related_icmp: true };
+        change(&mut config);
+        let datapath = Datapath::load(&config).expect("loading the programs");
+        let programs = [Hook::FromPod, Hook::ToPod, Hook::FromNetdev].map(|hook| pinned(bpffs.path(), hook));
+        let mut lab = Self { bpffs, datapath, programs, devices: 0 };
+        lab.rule(ALLOW_ALL, Identity::ANY, None, Rule::new(RuleId::NOT_ISOLATED, RuleVerdict::Allow));
+        lab
+    }
+
+    /// The maps.
+    pub fn maps(&mut self) -> &mut Maps {
+        self.datapath.maps()
+    }
+
+    /// Where the pins are.
+    pub fn bpffs(&self) -> &Path {
+        self.bpffs.path()
+    }
+
+    /// Makes a device and gives its interface index.
+    ///
+    /// # Panics
+    /// When there can be none.
+    pub fn device(&mut self) -> u32 {
+        self.devices += 1;
+        let (name, peer) = (format!("v{}", self.devices), format!("p{}", self.devices));
+        ip(&format!("link add {name} type veth peer name {peer}"));
+        nix::net::if_::if_nametoindex(name.as_str()).expect("the device just made")
+    }
+
+    /// Makes a pod with the addresses 10.1.0.N and fd01::N and its endpoint, allowed everything.
+    ///
+    /// # Panics
+    /// When there can be none.
+    pub fn pod(&mut self) -> LabPod {
+        let ifindex = self.device();
+        let number = self.devices as u8;
+        let addrs =
+            [IpAddr::from([10, 1, 0, number]), IpAddr::from([0xfd01, 0, 0, 0, 0, 0, 0, u16::from(number)])];
+        let pod = LabPod { id: EndpointId(u32::from(number)), ifindex, addrs };
+        self.interface(&pod);
+        self.put_endpoint(&pod, ALLOW_ALL, ALLOW_ALL);
+        pod
+    }
+
+    /// Says whose the interface is, which makes nothing pass yet.
+    ///
+    /// # Panics
+    /// When the map refuses.
+    pub fn interface(&mut self, pod: &LabPod) {
+        self.maps().interfaces.put(&pod.ifindex, &pod.id).expect("an interface");
+    }
+
+    /// Puts the pod's rule sets in force.
+    ///
+    /// # Panics
+    /// When the map refuses.
+    pub fn put_endpoint(&mut self, pod: &LabPod, ingress: RuleSetId, egress: RuleSetId) {
+        let endpoint = Endpoint {
+            id: pod.id,
+            ifindex: pod.ifindex,
+            ingress,
+            egress,
+            mac: [2, 0, 0, 0, 9, 9],
+            ..Endpoint::default()
+        };
+        for addr in pod.addrs {
+            self.maps().endpoints.put(&addr.into(), &endpoint).expect("an endpoint");
+        }
+    }
+
+    /// Makes an address the node's own.
+    ///
+    /// # Panics
+    /// When the map refuses.
+    pub fn node_address(&mut self, addr: IpAddr) {
+        let host = Endpoint { flags: endpoint_flags::HOST, ..Endpoint::default() };
+        self.maps().endpoints.put(&addr.into(), &host).expect("an endpoint");
+    }
+
+    /// Adds a rule; `ports` is protocol and port, `None` every protocol.
+    ///
+    /// # Panics
+    /// When the map refuses.
+    pub fn rule(&mut self, rule_set: RuleSetId, identity: Identity, ports: Option<(u8, u16)>, rule: Rule) {
+        let (protocol, port) = ports.unwrap_or_default();
+        let key = RuleKey { rule_set, identity, protocol, reserved: 0, port: port.to_be_bytes() };
+        let bits = if ports.is_some() { RuleKey::BITS } else { RuleKey::BITS_ANY_PROTOCOL };
+        self.maps().rules.put(&RuleRange { key, bits }, &rule).expect("a rule");
+    }
+
+    /// Gives an address an identity.
+    ///
+    /// # Panics
+    /// When the map refuses.
+    pub fn identity(&mut self, addr: IpAddr, identity: Identity) {
+        self.maps().ipcache.put(&addr.into(), &identity).expect("an identity");
+    }
+
+    /// Moves the epoch: flows are judged again.
+    ///
+    /// # Panics
+    /// When the map refuses.
+    pub fn move_epoch(&mut self) {
+        let epoch = self.maps().epoch.get(0).expect("the epoch");
+        self.maps().epoch.put(0, &(epoch + 1)).expect("the epoch");
+    }
+
+    /// Makes a Service whose backends get the numbers from `first` on, which are its slots too.
+    ///
+    /// # Panics
+    /// When a map refuses.
+    pub fn service(&mut self, at: SocketAddr, protocol: u8, backends: &[SocketAddr], first: u32) {
+        for (number, backend) in (first..).zip(backends) {
+            let value = Backend {
+                addr: backend.ip().into(),
+                port: backend.port().to_be_bytes(),
+                protocol,
+                state: BackendState::Active as u8,
+            };
+            self.maps().backends.put(&BackendId(number), &value).expect("a backend");
+            self.maps().slots.put(number, &BackendId(number)).expect("a slot");
+        }
+        let key = FrontendKey {
+            addr: at.ip().into(),
+            port: at.port().to_be_bytes(),
+            protocol,
+            scope: FrontendScope::Internal as u8,
+        };
+        let count = backends.len() as u32;
+        let frontend = Frontend { first_slot: first, count, service: ServiceId(1), ..Frontend::default() };
+        self.maps().frontends.put(&key, &frontend).expect("a frontend");
+    }
+
+    /// Runs the hook on a packet that came by the interface.
+    ///
+    /// # Panics
+    /// When the kernel cannot run it, or the return value is none that a program gives.
+    pub fn run(&self, hook: Hook, ifindex: u32, packet: &[u8]) -> Output {
+        let mut out = vec![0; packet.len() + 256];
+        let context = context(ifindex);
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result = self.program(hook).test_run(options).expect("a run of the program");
+        out.truncate(result.data_size_out as usize);
+        let action = match result.return_value as i32 {
+            2 => Action::Drop,
+            -1 => Action::Stack,
+            7 => Action::Redirect,
+            other => panic!("{} returned {other}", hook.name()),
+        };
+        Output { action, packet: out }
+    }
+
+    /// Runs `from_pod` on what the pod sends.
+    ///
+    /// # Panics
+    /// As [`Lab::run`].
+    pub fn from_pod(&self, pod: &LabPod, packet: &[u8]) -> Output {
+        self.run(Hook::FromPod, pod.ifindex, packet)
+    }
+
+    /// Packets dropped for a reason.
+    ///
+    /// # Panics
+    /// When the counter cannot be read.
+    pub fn dropped(&mut self, reason: DropReason) -> u64 {
+        self.maps().counters.dropped(reason).expect("a counter").packets
+    }
+
+    /// The program of a hook.
+    pub fn program(&self, hook: Hook) -> &SchedClassifier {
+        match hook {
+            Hook::FromPod => &self.programs[0],
+            Hook::ToPod => &self.programs[1],
+            Hook::FromNetdev => &self.programs[2],
+        }
+    }
+}
+
+impl Default for Lab {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The mapped address.
+pub fn addr(ip: IpAddr) -> Addr {
+    ip.into()
+}
+
+/// Runs `ip` in the thread's namespace.
+///
+/// # Panics
+/// When it fails.
+pub fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("running ip");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn pinned(bpffs: &Path, hook: Hook) -> SchedClassifier {
+    let folder = sluice_maps::pin_dir(bpffs).join("programs");
+    let digest = std::fs::read_dir(&folder)
+        .expect("the folder of programs")
+        .next()
+        .expect("programs")
+        .expect("a folder");
+    SchedClassifier::from_pin(digest.path().join(hook.name())).expect("a pinned program")
+}
+
+/// A `struct __sk_buff` (`linux/bpf.h`) up to and with `ifindex`, the only field that is not zero.
+fn context(ifindex: u32) -> [u8; 44] {
+    let mut context = [0; 44];
+    context[40..].copy_from_slice(&ifindex.to_ne_bytes());
+    context
+}

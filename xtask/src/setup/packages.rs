@@ -1,0 +1,76 @@
+//! The Debian packages that building and testing need.
+
+use std::{fs, path::Path};
+
+use anyhow::{Result, bail};
+
+use crate::command;
+
+/// Package → a file that shows it is installed: a program's name, or a path.
+const PACKAGES: &[(&str, &str)] = &[
+    ("bpftool", "bpftool"),
+    ("build-essential", "cc"),
+    ("busybox-static", "busybox"),
+    ("cpio", "cpio"),
+    ("debian-archive-keyring", "/usr/share/keyrings/debian-archive-keyring.gpg"),
+    ("iproute2", "tc"),
+    ("iputils-ping", "ping"),
+    ("kmod", "depmod"),
+    ("nftables", "nft"),
+    ("qemu-system-x86", "qemu-system-x86_64"),
+    ("tcpdump", "tcpdump"),
+    ("xz-utils", "xz"),
+];
+
+/// Installs the packages that are missing.
+///
+/// # Errors
+/// When some are missing and this is not root on a Debian; the message is the command that installs them.
+pub(crate) fn install() -> Result<()> {
+    let missing: Vec<&str> =
+        PACKAGES.iter().filter(|(_, file)| !is_there(file)).map(|(package, _)| *package).collect();
+    if missing.is_empty() { Ok(()) } else { apt_install(&missing) }
+}
+
+/// Installs `packages`, removing none.
+///
+/// # Errors
+/// As [`install`].
+pub(super) fn apt_install(packages: &[&str]) -> Result<()> {
+    let names = packages.join(" ");
+    if !command::is_root() || command::find("apt-get").is_none() {
+        bail!(
+            "missing packages: {names}; install them with: sudo apt-get install --no-install-recommends {names}"
+        );
+    }
+    println!("installing {names}");
+    let apt = || {
+        let mut apt = command::command("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive").args([
+            "-q",
+            "-oDPkg::Lock::Timeout=120",
+            "-oDpkg::Use-Pty=0",
+        ]);
+        apt
+    };
+    // A third-party source that does not answer is no reason to stop: the installation itself will tell.
+    if let Err(error) = command::capture(apt().arg("update")) {
+        println!("{error:#}");
+    }
+    command::capture(apt().args(["install", "-y", "--no-install-recommends", "--no-remove"]).args(packages))
+        .map(drop)
+}
+
+fn is_there(file: &str) -> bool {
+    match file {
+        "busybox" => command::find(file).is_some_and(|path| is_static(&path)),
+        path if path.starts_with('/') => Path::new(path).exists(),
+        program => command::find(program).is_some(),
+    }
+}
+
+/// The one of Debian's busyboxes that runs without a root file system names no dynamic loader.
+fn is_static(program: &Path) -> bool {
+    const LOADER: &[u8] = b"/ld-linux";
+    fs::read(program).is_ok_and(|bytes| !bytes.windows(LOADER.len()).any(|window| window == LOADER))
+}

@@ -1,0 +1,144 @@
+//! Runs the test binaries that cargo built: which need root, which run on other kernels.
+
+use std::{fmt::Write as _, path::Path, process::Stdio, time::Duration};
+
+use anyhow::{Context as _, Result};
+
+use super::report::Report;
+use crate::{build::Executable, command, vm, workspace};
+
+/// A binary that runs longer hangs; in seconds.
+const TIMEOUT_SECONDS: u64 = 900;
+
+/// Packages whose integration tests make namespaces and load programs.
+const ROOT_PACKAGES: &[&str] = &["agent", "agent/maps", "cni-plugin"];
+/// The package all of whose tests do.
+const ROOT_ONLY: &str = "tests";
+/// Package and target of the tests that run on other kernels.
+const OTHER_KERNELS: &[(&str, &str)] = &[("tests", "load"), ("agent/maps", "maps")];
+
+fn needs_root(built: &Executable) -> bool {
+    let folder = built.folder();
+    let is_in = |packages: &[&str]| packages.iter().any(|package| folder == Path::new(package));
+    is_in(&[ROOT_ONLY]) || (built.is_integration_test && is_in(ROOT_PACKAGES))
+}
+
+/// Unit, golden and property tests, and the examples in the documentation.
+pub(super) fn without_root(report: &mut Report, built: &[Executable], filter: Option<&str>) {
+    report.heading("unit, golden and property tests");
+    for built in built.iter().filter(|built| !needs_root(built)) {
+        run(report, built, filter);
+    }
+    if filter.is_none() {
+        let mut cargo = command::cargo();
+        cargo.args(["test", "--workspace", "--exclude", "sluice-ebpf", "--doc", "--locked", "--quiet"]);
+        let output = cargo.output().context("starting cargo");
+        record(
+            report,
+            "examples in the documentation",
+            output.map(|output| (output.status.success(), text(output))),
+        );
+    }
+}
+
+/// Tests with real maps, programs and namespaces on this kernel.
+pub(super) fn with_root(report: &mut Report, built: &[Executable], filter: Option<&str>) {
+    report.heading("maps, programs and namespaces on this kernel");
+    for built in built.iter().filter(|built| needs_root(built)) {
+        if command::is_root() {
+            run(report, built, filter);
+        } else {
+            report.tests_left_out(&name(built), count(built), "needs root");
+        }
+    }
+}
+
+/// What the kernel's version matters to, on every kernel: one boot each, two at a time.
+pub(super) fn on_other_kernels(report: &mut Report, built: &[Executable]) {
+    let is_listed = |built: &&Executable| {
+        OTHER_KERNELS
+            .iter()
+            .any(|(folder, target)| built.folder() == Path::new(folder) && built.target == *target)
+    };
+    let listed: Vec<&Executable> = built.iter().filter(is_listed).collect();
+    for (folder, target) in OTHER_KERNELS {
+        if !listed.iter().any(|built| built.target == *target) {
+            report.left_out(&format!("{folder} {target}"), "it was not built");
+        }
+    }
+    let script = guest_script(&listed);
+    let names: Vec<String> = listed.iter().map(|built| name(built)).collect();
+    for pair in vm::KERNELS.chunks(2) {
+        println!("booting {}", pair.join(" and "));
+        let results = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                pair.iter().map(|kernel| (kernel, scope.spawn(|| boot(kernel, &script)))).collect();
+            threads.into_iter().map(|(kernel, thread)| (kernel, thread.join())).collect::<Vec<_>>()
+        });
+        for (kernel, result) in results {
+            let result = result.expect("a thread that boots a VM does not panic");
+            record(report, &format!("{kernel}: {}", names.join(", ")), result);
+        }
+    }
+}
+
+fn boot(kernel: &str, script: &str) -> Result<(bool, String)> {
+    let job = vm::Job {
+        kernel,
+        command: &["sh".to_owned(), "-c".to_owned(), script.to_owned()],
+        directory: workspace::root(),
+        share: None,
+        timeout: Duration::from_secs(TIMEOUT_SECONDS),
+    };
+    let (outcome, output) = vm::boot(&job, vm::Output::Kept)?;
+    Ok(match outcome {
+        vm::Outcome::Exited(code) => (code == 0, output),
+        vm::Outcome::TimedOut | vm::Outcome::Died => (false, format!("{output}\nthe VM: {outcome:?}")),
+    })
+}
+
+/// Runs every binary, also behind one that fails.
+fn guest_script(binaries: &[&Executable]) -> String {
+    let mut script = "export RUST_BACKTRACE=0; code=0\n".to_owned();
+    for built in binaries {
+        let folder = command::quoted(&built.package.to_string_lossy());
+        let executable = command::quoted(&built.executable.to_string_lossy());
+        let _ = writeln!(script, "cd {folder} && {executable} --test-threads=1 || code=$?");
+    }
+    script + "exit $code"
+}
+
+fn run(report: &mut Report, built: &Executable, filter: Option<&str>) {
+    let mut timeout = command::command("timeout");
+    timeout
+        .args(["--foreground", "--kill-after=5", &TIMEOUT_SECONDS.to_string()])
+        .arg(&built.executable)
+        .args(filter)
+        .current_dir(&built.package)
+        .env("CARGO_MANIFEST_DIR", &built.package)
+        .env("RUST_BACKTRACE", "0") // a backtrace buries what the verifier says
+        .stdin(Stdio::null());
+    let output = timeout.output().with_context(|| format!("starting {}", built.executable.display()));
+    record(report, &name(built), output.map(|output| (output.status.success(), text(output))));
+}
+
+fn record(report: &mut Report, name: &str, result: Result<(bool, String)>) {
+    match result {
+        Ok((succeeded, output)) => report.tests(name, succeeded, output),
+        Err(error) => report.tests(name, false, format!("{error:#}")),
+    }
+}
+
+/// How many tests a binary has.
+fn count(built: &Executable) -> u64 {
+    let list = command::capture(command::command(&built.executable).args(["--list", "--format", "terse"]));
+    list.unwrap_or_default().lines().filter(|line| line.ends_with(": test")).count() as u64
+}
+
+fn name(built: &Executable) -> String {
+    format!("{} {}", built.folder().display(), built.target)
+}
+
+fn text(output: std::process::Output) -> String {
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
