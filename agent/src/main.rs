@@ -1,1 +1,60 @@
-fn main() {}
+//! The node agent: parse, start logging, run.
+
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use sluice_agent::{
+    causes::Causes,
+    cleanup::cleanup,
+    config::{Args, LogFormat, Task},
+    run::run,
+};
+use tracing::error;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("sluice-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<ExitCode> {
+    let args = Args::parse();
+    start_log(args.options.log_format, &args.options.log_level)?;
+    let task = Task::try_from(args)?;
+    // One thread is enough for what an idle node asks, and small.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    match task {
+        Task::Run(config) => runtime.block_on(run(*config)).map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Task::Cleanup(paths) => {
+            let left = runtime.block_on(cleanup(&paths));
+            for cause in &left {
+                error!(error = %Causes(cause), "not removed");
+            }
+            Ok(if left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+/// Logs go to standard error: standard output is for data.
+fn start_log(format: LogFormat, level: &str) -> Result<()> {
+    let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level:?}"))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}

@@ -103,15 +103,27 @@ impl Lab {
     /// # Panics
     /// When something does not work: the test cannot go on.
     pub fn with(change: impl FnOnce(&mut DatapathConfig)) -> Self {
+        let mut lab = Self::bare_with(change);
+        lab.rule(ALLOW_ALL, Identity::ANY, None, Rule::new(RuleId::NOT_ISOLATED, RuleVerdict::Allow));
+        lab
+    }
+
+    /// The same with empty maps.
+    ///
+    /// # Panics
+    /// When something does not work: the test cannot go on.
+    pub fn bare() -> Self {
+        Self::bare_with(|_| {})
+    }
+
+    fn bare_with(change: impl FnOnce(&mut DatapathConfig)) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of the thread's own (needs root)");
         let bpffs = PrivateBpffs::mount();
         let mut config = DatapathConfig { bpffs: bpffs.path().to_owned(), related_icmp: true };
         change(&mut config);
         let datapath = Datapath::load(&config).expect("loading the programs");
         let programs = [Hook::FromPod, Hook::ToPod, Hook::FromNetdev].map(|hook| pinned(bpffs.path(), hook));
-        let mut lab = Self { bpffs, datapath, programs, devices: 0 };
-        lab.rule(ALLOW_ALL, Identity::ANY, None, Rule::new(RuleId::NOT_ISOLATED, RuleVerdict::Allow));
-        lab
+        Self { bpffs, datapath, programs, devices: 0 }
     }
 
     /// The maps.

@@ -92,6 +92,15 @@ pub fn other(src: IpAddr, dst: IpAddr, protocol: u8) -> Vec<u8> {
     packet
 }
 
+/// The start of an SCTP packet (RFC 9260, section 3): ports and a verification tag, with a CRC32c that nobody checks.
+pub fn sctp(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
+    let mut payload = [src.port().to_be_bytes(), dst.port().to_be_bytes()].concat();
+    payload.extend([0; 16]);
+    let mut packet = Vec::new();
+    ip(src.ip(), dst.ip()).write(&mut packet, ip_number::SCTP, &payload).expect("headers that fit");
+    packet
+}
+
 /// A frame that is not IP.
 pub fn frame(ether_type: u16) -> Vec<u8> {
     let mut frame = [DST_MAC, SRC_MAC].concat();

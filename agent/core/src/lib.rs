@@ -9,4 +9,12 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod cluster;
+pub mod compile;
+pub mod desired;
+pub mod diff;
+pub mod object;
 pub mod plan;
+mod prefix;
+pub mod selector;
+pub mod verdict;

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use sluice_abi::{
-    Addr, Backend, BackendId, Endpoint, EndpointId, EndpointMeta, Frontend, FrontendKey, Identity, IdentityMeta,
-    PolicyId, PolicyMeta, Prefix, Rule, RuleId, RuleKey, RuleMeta, RuleSetId, RuleSetMeta, ServiceId, ServiceMeta,
-    maps::Numbers,
+    Addr, Backend, BackendId, Endpoint, EndpointId, EndpointMeta, Frontend, FrontendKey, Identity,
+    IdentityMeta, PolicyId, PolicyMeta, Prefix, Rule, RuleId, RuleKey, RuleMeta, RuleSetId, RuleSetMeta,
+    ServiceId, ServiceMeta, maps::Numbers,
 };
+
+use crate::desired::PortPrefix;
 
 /// A key of the `RULES` trie with its length.
 ///
@@ -17,6 +19,30 @@ pub struct RulePrefix {
     pub key: RuleKey,
     /// Leading bits that count: [`RuleKey::BITS_ANY_PROTOCOL`]..=[`RuleKey::BITS`].
     pub bits: u32,
+}
+
+impl RulePrefix {
+    /// The prefix of a pair of rule set and identity.
+    pub fn new(rule_set: RuleSetId, identity: Identity, ports: PortPrefix) -> Self {
+        let key = RuleKey { rule_set, identity, ..RuleKey::default() };
+        match ports {
+            PortPrefix::Any => Self { key, bits: RuleKey::BITS_ANY_PROTOCOL },
+            PortPrefix::Ports { protocol, first, bits } => Self {
+                key: RuleKey { protocol, port: first.to_be_bytes(), ..key },
+                bits: RuleKey::BITS_ANY_PORT + u32::from(bits),
+            },
+        }
+    }
+
+    /// Which packets it is about; `None` when it was made by somebody else.
+    pub fn ports(&self) -> Option<PortPrefix> {
+        if self.bits == RuleKey::BITS_ANY_PROTOCOL {
+            return Some(PortPrefix::Any);
+        }
+        let bits = u8::try_from(self.bits.checked_sub(RuleKey::BITS_ANY_PORT)?).ok()?;
+        let (protocol, first) = (self.key.protocol, u16::from_be_bytes(self.key.port));
+        (bits <= 16).then_some(PortPrefix::Ports { protocol, first, bits })
+    }
 }
 
 macro_rules! entries {

@@ -1,0 +1,277 @@
+//! The whole model of what the API server and the CNI plugin have told: in our own words, checked.
+//!
+//! Start at [`Cluster::apply`]; each submodule turns one kind of object into its words.
+//!
+//! **Invariant: fail closed.** An object that cannot be understood is remembered in [`Cluster::rejected`], and what
+//! is left of it opens nothing: a rejected policy isolates the pods it selects (all of its namespace when its
+//! `podSelector` is unreadable) and allows nothing; a rejected Service has no frontend.
+//!
+//! **Invariant: order does not matter.** Objects refer to each other by name, so equal sets of objects and endpoints
+//! make equal clusters in whatever order they came.
+
+mod endpoint;
+mod node;
+mod pod;
+mod policy;
+mod reject;
+mod service;
+
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use sluice_abi::{Addr, EndpointId};
+
+pub use endpoint::LocalEndpoint;
+pub use node::Node;
+pub use pod::{NamedPort, Pod};
+pub use policy::{Policy, PolicyRule, PortMatch};
+pub use reject::{RejectReason, RejectedObject};
+pub use service::{Service, ServicePort, Slice, SliceEndpoint, SlicePort};
+
+use crate::{
+    object::{Meta, NamespacedName, Object, ObjectKey},
+    selector::Labels,
+};
+
+/// The name of a node.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct NodeName(pub String);
+
+impl Borrow<str> for NodeName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Change {
+    /// An object is new or has changed.
+    Upsert(Object),
+    /// An object is gone.
+    Delete(ObjectKey),
+    /// A pod's interface was wired on this node, or is known from before.
+    Attach(LocalEndpoint),
+    /// A pod's interface is gone.
+    Detach(EndpointId),
+    /// All addresses of this node's own stack.
+    NodeAddresses(BTreeSet<Addr>),
+}
+
+/// The whole model.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Cluster {
+    pods: BTreeMap<NamespacedName, Pod>,
+    namespaces: BTreeMap<String, Labels>,
+    nodes: BTreeMap<NodeName, Node>,
+    services: BTreeMap<NamespacedName, Service>,
+    slices: BTreeMap<NamespacedName, Slice>,
+    /// Slices by the Service they belong to.
+    slices_of: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
+    policies: BTreeMap<NamespacedName, Policy>,
+    endpoints: BTreeMap<EndpointId, LocalEndpoint>,
+    node_addresses: BTreeSet<Addr>,
+    rejected: BTreeMap<ObjectKey, RejectedObject>,
+}
+
+impl Cluster {
+    /// Takes in a change.
+    ///
+    /// # Errors
+    /// [`RejectedObject`] when the object, or a part of it, cannot be understood. The change is taken in all the same,
+    /// closed; the same note is in [`Cluster::rejected`] until the object changes or goes.
+    pub fn apply(&mut self, change: Change) -> Result<(), RejectedObject> {
+        match change {
+            Change::Upsert(object) => self.upsert(object),
+            Change::Delete(key) => {
+                self.delete(&key);
+                Ok(())
+            }
+            Change::Attach(endpoint) => {
+                self.endpoints.insert(endpoint.id, endpoint);
+                Ok(())
+            }
+            Change::Detach(id) => {
+                self.endpoints.remove(&id);
+                Ok(())
+            }
+            Change::NodeAddresses(addresses) => {
+                self.node_addresses = addresses;
+                Ok(())
+            }
+        }
+    }
+
+    fn upsert(&mut self, object: Object) -> Result<(), RejectedObject> {
+        let key = object.key();
+        let reason = match object {
+            Object::Pod(pod) => {
+                let (model, reason) = Pod::read(&pod);
+                self.pods.insert(pod.metadata.namespaced_name(), model);
+                reason
+            }
+            Object::Namespace(namespace) => {
+                let labels = namespace_labels(&namespace.metadata);
+                self.namespaces.insert(namespace.metadata.name, labels);
+                None
+            }
+            Object::Node(node) => {
+                let (model, reason) = Node::read(&node);
+                self.nodes.insert(NodeName(node.metadata.name), model);
+                reason
+            }
+            Object::Service(service) => {
+                let (model, reason) = Service::read(&service);
+                self.services.insert(service.metadata.namespaced_name(), model);
+                reason
+            }
+            Object::EndpointSlice(slice) => {
+                let (model, reason) = Slice::read(&slice);
+                self.insert_slice(slice.metadata.namespaced_name(), model);
+                reason
+            }
+            Object::NetworkPolicy(policy) => {
+                let (model, reason) = Policy::read(&policy);
+                self.policies.insert(policy.metadata.namespaced_name(), model);
+                reason
+            }
+        };
+        let Some(reason) = reason else {
+            self.rejected.remove(&key);
+            return Ok(());
+        };
+        let rejected = RejectedObject { key: key.clone(), reason };
+        self.rejected.insert(key, rejected.clone());
+        Err(rejected)
+    }
+
+    fn delete(&mut self, key: &ObjectKey) {
+        self.rejected.remove(key);
+        match key {
+            ObjectKey::Pod(name) => {
+                self.pods.remove(name);
+            }
+            ObjectKey::Namespace(name) => {
+                self.namespaces.remove(name);
+            }
+            ObjectKey::Node(name) => {
+                self.nodes.remove(name.as_str());
+            }
+            ObjectKey::Service(name) => {
+                self.services.remove(name);
+            }
+            ObjectKey::EndpointSlice(name) => self.remove_slice(name),
+            ObjectKey::NetworkPolicy(name) => {
+                self.policies.remove(name);
+            }
+        }
+    }
+
+    fn insert_slice(&mut self, name: NamespacedName, slice: Slice) {
+        self.remove_slice(&name);
+        if let Some(service) = &slice.service {
+            self.slices_of.entry(service.clone()).or_default().insert(name.clone());
+        }
+        self.slices.insert(name, slice);
+    }
+
+    fn remove_slice(&mut self, name: &NamespacedName) {
+        let Some(service) = self.slices.remove(name).and_then(|slice| slice.service) else {
+            return;
+        };
+        if let Some(names) = self.slices_of.get_mut(&service) {
+            names.remove(name);
+            if names.is_empty() {
+                self.slices_of.remove(&service);
+            }
+        }
+    }
+
+    /// Objects that cannot be understood, or not wholly, by name.
+    pub fn rejected(&self) -> impl Iterator<Item = &RejectedObject> {
+        self.rejected.values()
+    }
+
+    /// All pods by name.
+    pub fn pods(&self) -> &BTreeMap<NamespacedName, Pod> {
+        &self.pods
+    }
+
+    /// The pods of a namespace by name.
+    pub fn pods_of(&self, namespace: &str) -> impl Iterator<Item = (&NamespacedName, &Pod)> {
+        of_namespace(&self.pods, namespace)
+    }
+
+    /// The labels of a namespace; one that is not known (yet) has only its name.
+    pub fn namespace_labels(&self, name: &str) -> Labels {
+        self.namespaces
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| namespace_labels(&Meta { name: name.to_owned(), ..Meta::default() }))
+    }
+
+    /// All nodes by name.
+    pub fn nodes(&self) -> &BTreeMap<NodeName, Node> {
+        &self.nodes
+    }
+
+    /// All Services by name.
+    pub fn services(&self) -> &BTreeMap<NamespacedName, Service> {
+        &self.services
+    }
+
+    /// The EndpointSlices of a Service, by name.
+    pub fn slices(&self, service: &NamespacedName) -> impl Iterator<Item = &Slice> {
+        self.slices_of.get(service).into_iter().flatten().filter_map(|name| self.slices.get(name))
+    }
+
+    /// The Service an EndpointSlice belongs to.
+    pub fn service_of(&self, slice: &NamespacedName) -> Option<&NamespacedName> {
+        self.slices.get(slice)?.service.as_ref()
+    }
+
+    /// The policies of a namespace by name.
+    pub fn policies_of(&self, namespace: &str) -> impl Iterator<Item = (&NamespacedName, &Policy)> {
+        of_namespace(&self.policies, namespace)
+    }
+
+    /// All policies by name.
+    pub fn policies(&self) -> &BTreeMap<NamespacedName, Policy> {
+        &self.policies
+    }
+
+    /// The interfaces of this node's pods.
+    pub fn endpoints(&self) -> &BTreeMap<EndpointId, LocalEndpoint> {
+        &self.endpoints
+    }
+
+    /// The addresses of this node's own stack.
+    pub fn node_addresses(&self) -> &BTreeSet<Addr> {
+        &self.node_addresses
+    }
+}
+
+fn of_namespace<'a, T>(
+    objects: &'a BTreeMap<NamespacedName, T>,
+    namespace: &str,
+) -> impl Iterator<Item = (&'a NamespacedName, &'a T)> {
+    let first = NamespacedName::new(namespace, "");
+    let namespace = first.namespace.clone();
+    objects.range(first..).take_while(move |(name, _)| name.namespace == namespace)
+}
+
+/// Every namespace has its name as a label (KEP-2161).
+fn namespace_labels(metadata: &Meta) -> Labels {
+    let mut labels = metadata.labels.clone();
+    labels.insert("kubernetes.io/metadata.name".to_owned(), metadata.name.clone());
+    Labels::new(labels)
+}

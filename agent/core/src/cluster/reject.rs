@@ -1,0 +1,83 @@
+//! What cannot be understood, and why.
+
+use crate::{object::ObjectKey, selector::SelectorError};
+
+/// An object that cannot be understood, or not wholly; what is left of it opens nothing.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("reading {key}")]
+pub struct RejectedObject {
+    /// Which object.
+    pub key: ObjectKey,
+    /// What is wrong with it.
+    #[source]
+    pub reason: RejectReason,
+}
+
+/// What is wrong with an object.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum RejectReason {
+    /// A label selector makes no sense.
+    #[error("reading a label selector")]
+    Selector(#[from] SelectorError),
+    /// No address.
+    #[error("{text:?} is no address")]
+    Address {
+        /// What was given.
+        text: String,
+    },
+    /// No address range.
+    #[error("{text:?} is no address range")]
+    Cidr {
+        /// What was given.
+        text: String,
+    },
+    /// An exception outside of its range.
+    #[error("the exception {except} does not lie in {cidr}")]
+    Except {
+        /// The exception.
+        except: String,
+        /// The range.
+        cidr: String,
+    },
+    /// A protocol other than TCP, UDP and SCTP.
+    #[error("{protocol:?} is no protocol of a port")]
+    Protocol {
+        /// What was given.
+        protocol: String,
+    },
+    /// A port outside of 1–65535.
+    #[error("{port} is no port")]
+    Port {
+        /// What was given.
+        port: i64,
+    },
+    /// `endPort` without a numeric `port`, or below it.
+    #[error("the port range ends at {end}, before it begins or without a first port")]
+    PortRange {
+        /// What was given.
+        end: i64,
+    },
+    /// A policy type other than Ingress and Egress.
+    #[error("{policy_type:?} is no policy type")]
+    PolicyType {
+        /// What was given.
+        policy_type: String,
+    },
+    /// A peer that names nothing, or a range and selectors both.
+    #[error("a peer is either selectors or a range")]
+    Peer,
+    /// A Service port that is not translated.
+    #[error("port {port}/{protocol} is not served")]
+    NotServed {
+        /// The port's number.
+        port: i64,
+        /// Its protocol.
+        protocol: String,
+    },
+    /// A session affinity timeout outside of 1–86400 seconds.
+    #[error("{seconds} s is no session affinity timeout")]
+    AffinityTimeout {
+        /// What was given.
+        seconds: i64,
+    },
+}

@@ -1,0 +1,215 @@
+//! Compiles the cluster model into the contents of the kernel maps.
+//!
+//! Start at [`compile`], or at [`Compiler`], which gives the same answer after every change for less; each submodule
+//! fills one part.
+//!
+//! **Invariant: pure.** No I/O, clock or randomness. Equal clusters compile to equal states, so a restarted agent finds
+//! nothing to write and traffic does not notice.
+//!
+//! **Invariant: total.** Compiling never fails: what could not be understood is closed in the model already
+//! ([`Cluster::rejected`]).
+//!
+//! Semantics follow the NetworkPolicy v1 API reference: policies on one pod add up, none subtracts, and each direction is
+//! isolated on its own.
+
+mod identity;
+mod ipcache;
+mod policy;
+mod ports;
+mod service;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_abi::{Addr, EndpointId};
+
+use crate::{
+    cluster::{Change, Cluster, LocalEndpoint, NodeName, Pod, RejectedObject},
+    desired::{DesiredEndpoint, DesiredState},
+    object::{NamespacedName, Object, ObjectKey},
+};
+
+/// What the maps of `node` shall hold.
+pub fn compile(cluster: &Cluster, node: &NodeName) -> DesiredState {
+    let mut compiler = Compiler::new(node.clone());
+    compiler.cluster = cluster.clone();
+    compiler.pending = Pending::everything(cluster);
+    compiler.settle();
+    compiler.desired
+}
+
+/// Compiles change by change; a change costs about what it touches.
+#[derive(Clone, Debug)]
+pub struct Compiler {
+    node: NodeName,
+    cluster: Cluster,
+    desired: DesiredState,
+    sets: policy::Sets,
+    identities: identity::Identities,
+    pending: Pending,
+}
+
+/// What changed since the last answer.
+#[derive(Clone, Debug, Default)]
+struct Pending {
+    /// Pods whose class may have changed.
+    pods: BTreeSet<NamespacedName>,
+    /// Endpoints whose rule sets may have changed.
+    endpoints: BTreeSet<EndpointId>,
+    /// Services that may have changed.
+    services: BTreeSet<NamespacedName>,
+    /// Whether the addresses that live here may have changed.
+    addresses: bool,
+}
+
+impl Pending {
+    fn everything(cluster: &Cluster) -> Self {
+        Self {
+            pods: cluster.pods().keys().cloned().collect(),
+            endpoints: cluster.endpoints().keys().copied().collect(),
+            services: cluster.services().keys().cloned().collect(),
+            addresses: true,
+        }
+    }
+}
+
+impl Compiler {
+    /// A compiler for a node, of an empty cluster.
+    pub fn new(node: NodeName) -> Self {
+        Self {
+            node,
+            cluster: Cluster::default(),
+            desired: DesiredState::default(),
+            sets: policy::Sets::default(),
+            identities: identity::Identities::default(),
+            pending: Pending::default(),
+        }
+    }
+
+    /// The model.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Takes in a change.
+    ///
+    /// # Errors
+    /// [`RejectedObject`] as [`Cluster::apply`]: the change is taken in all the same, closed.
+    pub fn apply(&mut self, change: Change) -> Result<(), RejectedObject> {
+        match &change {
+            Change::Upsert(object) => return self.upsert(object.clone()),
+            Change::Delete(key) => self.mark(&key.clone()),
+            Change::Attach(endpoint) => {
+                self.mark_endpoint(endpoint.id);
+                self.pending.pods.insert(endpoint.pod_name());
+                self.pending.endpoints.insert(endpoint.id);
+            }
+            Change::Detach(id) => self.mark_endpoint(*id),
+            Change::NodeAddresses(_) => self.pending.addresses = true,
+        }
+        self.cluster.apply(change)
+    }
+
+    /// Takes in an object; one that has not changed in what matters costs nothing more.
+    fn upsert(&mut self, object: Object) -> Result<(), RejectedObject> {
+        let key = object.key();
+        let before = match &key {
+            ObjectKey::Pod(name) => self.cluster.pods().get(name).cloned(),
+            ObjectKey::Namespace(_)
+            | ObjectKey::Node(_)
+            | ObjectKey::Service(_)
+            | ObjectKey::EndpointSlice(_)
+            | ObjectKey::NetworkPolicy(_) => None,
+        };
+        if let ObjectKey::EndpointSlice(_) = &key {
+            self.mark(&key); // the Service it belonged to
+        }
+        let result = self.cluster.apply(Change::Upsert(object));
+        let same = matches!(&key, ObjectKey::Pod(name) if before.as_ref() == self.cluster.pods().get(name));
+        if !same {
+            self.mark(&key);
+        }
+        result
+    }
+
+    /// Marks what depends on an object, as the model has it now.
+    fn mark(&mut self, key: &ObjectKey) {
+        match key {
+            ObjectKey::Pod(name) => {
+                self.pending.pods.insert(name.clone());
+                let of_pod = self.cluster.endpoints().values().filter(|endpoint| endpoint.is_of(name));
+                self.pending.endpoints.extend(of_pod.map(|endpoint| endpoint.id));
+            }
+            ObjectKey::Namespace(namespace) => {
+                self.pending.pods.extend(self.cluster.pods_of(namespace).map(|(name, _)| name.clone()));
+            }
+            // Its address is matched by ranges alone; routes are not compiled.
+            ObjectKey::Node(_) => {}
+            ObjectKey::Service(name) => {
+                self.pending.services.insert(name.clone());
+            }
+            ObjectKey::EndpointSlice(name) => {
+                self.pending.services.extend(self.cluster.service_of(name).cloned())
+            }
+            ObjectKey::NetworkPolicy(policy) => {
+                let endpoints = self.cluster.endpoints().values();
+                let near = endpoints.filter(|endpoint| endpoint.namespace == policy.namespace);
+                self.pending.endpoints.extend(near.map(|endpoint| endpoint.id));
+            }
+        }
+    }
+
+    fn mark_endpoint(&mut self, id: EndpointId) {
+        self.pending.endpoints.insert(id);
+        self.pending.pods.extend(self.cluster.endpoints().get(&id).map(LocalEndpoint::pod_name));
+    }
+
+    /// What the maps shall hold.
+    pub fn desired(&mut self) -> &DesiredState {
+        self.settle();
+        &self.desired
+    }
+
+    fn settle(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        if !pending.services.is_empty() {
+            service::compile(&self.cluster, &self.node, &pending.services, &mut self.desired.services);
+        }
+        if pending.pods.is_empty() && pending.endpoints.is_empty() && !pending.addresses {
+            return;
+        }
+        self.sets.update(&self.cluster, &pending.endpoints);
+        self.desired.rule_sets = self.sets.rule_sets();
+        self.identities.update(&self.cluster, &self.sets, &pending.pods, &mut self.desired);
+        identity::update_rules(&mut self.desired);
+        self.desired.interfaces = self.cluster.endpoints().clone();
+        self.desired.endpoints = self.endpoints();
+    }
+
+    fn endpoints(&self) -> BTreeMap<Addr, DesiredEndpoint> {
+        let host = self.cluster.node_addresses().iter().map(|addr| (*addr, DesiredEndpoint::Host));
+        let pods = self.cluster.endpoints().values().filter_map(|endpoint| {
+            let rule_sets = self.sets.of(endpoint.id)?;
+            let pod = served_pod(&self.cluster, endpoint)?;
+            let served = DesiredEndpoint::Pod { id: endpoint.id, rule_sets };
+            Some(addresses_of(endpoint, pod).into_iter().map(move |addr| (addr, served)))
+        });
+        // Later ones replace earlier ones: a pod's address is the pod's, of two pods the newer one's.
+        host.chain(pods.flatten()).collect()
+    }
+}
+
+/// The pod behind an endpoint, when it is in the network.
+fn served_pod<'a>(cluster: &'a Cluster, endpoint: &LocalEndpoint) -> Option<&'a Pod> {
+    let pod = cluster.pods().get(&endpoint.pod_name())?;
+    let same = match (&endpoint.uid, &pod.uid) {
+        (Some(wired), Some(known)) => **wired == **known,
+        (None, _) | (_, None) => true,
+    };
+    (same && pod.in_network).then_some(pod)
+}
+
+/// The addresses of a local pod: those that were leased, else those of its status.
+fn addresses_of(endpoint: &LocalEndpoint, pod: &Pod) -> Vec<Addr> {
+    let leased: Vec<_> = endpoint.addrs.into_iter().filter(|addr| *addr != Addr::UNSPECIFIED).collect();
+    if leased.is_empty() { pod.addrs.to_vec() } else { leased }
+}

@@ -1,0 +1,216 @@
+//! What the maps shall hold, named by content: no numbers yet.
+//!
+//! Rule sets and classes of addresses are named by the [`Digest`] of their canonical text, rules by policy, direction
+//! and index, backends by their address. `diff` gives them the numbers the maps already hold for equal content.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use sha2::{Digest as _, Sha256};
+use sluice_abi::{Addr, BackendState, Direction, EndpointId, FrontendKey, Prefix};
+
+use crate::{
+    cluster::{LocalEndpoint, PortMatch},
+    object::NamespacedName,
+    selector::{Peer, Selector},
+};
+
+/// The first 16 bytes of SHA-256 over a canonical text: what something means, whatever its number.
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Digest(pub [u8; 16]);
+
+impl Digest {
+    /// The digest of a text.
+    pub fn of(text: &str) -> Self {
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&Sha256::digest(text.as_bytes())[..16]);
+        Self(digest)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Everything the maps of one node shall hold.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct DesiredState {
+    /// Rule sets of this node's pods.
+    pub rule_sets: BTreeMap<Digest, Arc<RuleSet>>,
+    /// Classes of addresses that the rule sets tell apart.
+    pub classes: BTreeMap<Digest, Arc<Class>>,
+    /// The entries of each rule set: those about every peer (`None`), and those of the classes that have their own.
+    pub rules: BTreeMap<Digest, BTreeMap<Option<Digest>, Arc<[RuleEntry]>>>,
+    /// Address or range → class; `None` is a range of which nothing is known within a larger one.
+    pub ipcache: BTreeMap<Prefix, Option<Digest>>,
+    /// Addresses that live on this node and are served.
+    pub endpoints: BTreeMap<Addr, DesiredEndpoint>,
+    /// Every attached interface, served or not.
+    pub interfaces: BTreeMap<EndpointId, LocalEndpoint>,
+    /// Services that have frontends.
+    pub services: BTreeMap<NamespacedName, Arc<DesiredService>>,
+}
+
+/// What an address of this node shall be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DesiredEndpoint {
+    /// The node's own stack.
+    Host,
+    /// A pod.
+    Pod {
+        /// Whose address it is.
+        id: EndpointId,
+        /// Its rule sets, by [`Direction`].
+        rule_sets: [Digest; 2],
+    },
+}
+
+/// The policies of a pod in one direction.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RuleSet {
+    /// For which direction.
+    pub direction: Direction,
+    /// The policies that isolate; with none of them everything is allowed.
+    pub isolating: BTreeSet<NamespacedName>,
+    /// What they allow, by policy and index.
+    pub rules: Vec<SetRule>,
+}
+
+/// One rule of a rule set.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SetRule {
+    /// Whose it is.
+    pub source: RuleSource,
+    /// The peers.
+    pub peers: BTreeSet<Peer>,
+    /// The ports, names of ingress ports resolved; `None` is every port and every protocol.
+    pub ports: Option<BTreeSet<PortMatch>>,
+}
+
+/// Which rule of which policy.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RuleSource {
+    /// The policy.
+    pub policy: NamespacedName,
+    /// Which of its lists.
+    pub direction: Direction,
+    /// The index in the list, from 0.
+    pub index: u16,
+}
+
+impl fmt::Display for RuleSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}[{}]", self.policy, self.direction.name(), self.index)
+    }
+}
+
+impl RuleSet {
+    /// The canonical text: a format, see [`crate::selector`].
+    pub fn text(&self) -> String {
+        let mut text = format!("{}\n", self.direction.name());
+        for policy in &self.isolating {
+            text += &format!("isolated by {policy}\n");
+        }
+        for SetRule { source, peers, ports } in &self.rules {
+            text += &format!("{source}\n");
+            peers.iter().for_each(|peer| text += &format!(" peer {peer}\n"));
+            match ports {
+                None => text += " every port\n",
+                Some(ports) => ports.iter().for_each(|port| text += &format!(" port {port}\n")),
+            }
+        }
+        text
+    }
+}
+
+/// Addresses that satisfy the same selectors; never empty.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Class(pub BTreeSet<Arc<Selector>>);
+
+impl fmt::Display for Class {
+    /// The canonical text: a format, see [`crate::selector`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, selector) in self.0.iter().enumerate() {
+            write!(f, "{}{selector}", if index > 0 { "; " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// One entry of a rule set; all allow.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RuleEntry {
+    /// Which packets.
+    pub ports: PortPrefix,
+    /// The rule; `None` where no policy isolates.
+    pub source: Option<Arc<RuleSource>>,
+}
+
+/// Protocol and port as far as they matter.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum PortPrefix {
+    /// Every packet.
+    Any,
+    /// The ports of a protocol that begin with the same bits.
+    Ports {
+        /// IANA protocol number.
+        protocol: u8,
+        /// The first port.
+        first: u16,
+        /// Leading bits that count, 0–16.
+        bits: u8,
+    },
+}
+
+impl PortPrefix {
+    /// Whether every packet of `other` is one of these.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (*self, *other) {
+            (Self::Any, _) => true,
+            (Self::Ports { .. }, Self::Any) => false,
+            (Self::Ports { protocol, first, bits }, Self::Ports { protocol: p, first: f, bits: b }) => {
+                protocol == p && bits <= b && (u32::from(first ^ f) >> (16 - u32::from(bits))) == 0
+            }
+        }
+    }
+}
+
+/// The frontends of a Service.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct DesiredService {
+    /// Where it listens.
+    pub frontends: BTreeMap<FrontendKey, DesiredFrontend>,
+    /// Every backend it needs, also those that only keep their flows.
+    pub backends: BTreeMap<BackendKey, BackendState>,
+}
+
+/// One frontend.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct DesiredFrontend {
+    /// Backends that take new flows.
+    pub backends: BTreeSet<BackendKey>,
+    /// Session affinity, seconds.
+    pub affinity_s: Option<u32>,
+}
+
+/// Where a backend listens.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct BackendKey {
+    /// Its address.
+    pub addr: Addr,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Its port.
+    pub port: u16,
+}

@@ -1,0 +1,216 @@
+//! Numbers for symbols: those the maps already hold for equal content, else new ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_abi::{
+    Identity, IdentityMeta, PolicyId, PolicyKind, PolicyMeta, Rule, RuleId, RuleMeta, RuleSetId, RuleSetMeta,
+    RuleVerdict, Text, maps::Numbers,
+};
+
+use super::NumberSource;
+use crate::{
+    desired::{DesiredState, Digest, PortPrefix, RuleEntry, RuleSet, RuleSource},
+    object::NamespacedName,
+    plan::{Actual, RulePrefix},
+};
+
+/// The entries of one rule set and identity, in the order of their ports.
+pub(super) type Entries = Vec<(PortPrefix, Rule)>;
+
+/// Policy, rule, rule set and identity numbers, and the rules they make.
+#[derive(Debug, Default)]
+pub(super) struct Bound {
+    pub(super) sets: BTreeMap<Digest, RuleSetId>,
+    pub(super) classes: BTreeMap<Digest, Identity>,
+    /// Identities that nothing in the maps knows yet.
+    pub(super) new_identities: BTreeSet<Identity>,
+    /// What each pair of rule set and identity shall hold; other pairs hold nothing.
+    pub(super) wanted: BTreeMap<(RuleSetId, Identity), Entries>,
+    pub(super) identity_meta: BTreeMap<Identity, IdentityMeta>,
+    pub(super) rule_set_meta: BTreeMap<RuleSetId, RuleSetMeta>,
+    pub(super) rule_meta: BTreeMap<RuleId, RuleMeta>,
+    pub(super) policy_meta: BTreeMap<PolicyId, PolicyMeta>,
+}
+
+impl Bound {
+    /// Binds everything but the `refused` sets.
+    pub(super) fn new(
+        desired: &DesiredState,
+        actual: &Actual,
+        refused: &BTreeSet<Digest>,
+        numbers: &mut NumberSource,
+    ) -> Self {
+        let mut bound = Self::default();
+        bound.bind_classes(desired, actual, numbers);
+        let mut sources = Sources::new(actual);
+        let known = known_sets(actual);
+        let in_use: BTreeSet<RuleSetId> =
+            actual.endpoints.values().flat_map(|endpoint| [endpoint.ingress, endpoint.egress]).collect();
+        let carried: BTreeSet<Identity> = actual.ipcache.values().copied().collect();
+        for (digest, set) in desired.rule_sets.iter().filter(|(digest, _)| !refused.contains(digest)) {
+            let entries = bound.entries_of(desired, digest, &mut sources, numbers);
+            let candidates = known.get(digest).into_iter().flatten().copied();
+            // A set that was half written, or that somebody else wrote to, is not built upon.
+            let intact = |set: &RuleSetId| {
+                entries.iter().all(|(identity, wanted)| {
+                    let found = entries_in(actual, *set, *identity);
+                    let in_force =
+                        in_use.contains(set) && (carried.contains(identity) || *identity == Identity::ANY);
+                    found == *wanted || (!in_force && found.iter().all(|entry| wanted.contains(entry)))
+                })
+            };
+            let number = candidates
+                .into_iter()
+                .find(intact)
+                .unwrap_or_else(|| RuleSetId(numbers.take(Numbers::RuleSet)));
+            bound.sets.insert(*digest, number);
+            let meta = sources.set_meta(*digest, set, numbers);
+            bound.rule_set_meta.insert(number, meta);
+            let filled = entries.into_iter().filter(|(_, entries)| !entries.is_empty());
+            bound.wanted.extend(filled.map(|(identity, entries)| ((number, identity), entries)));
+        }
+        (bound.rule_meta, bound.policy_meta) = (sources.rule_meta, sources.policy_meta);
+        bound
+    }
+
+    fn bind_classes(&mut self, desired: &DesiredState, actual: &Actual, numbers: &mut NumberSource) {
+        let mut known: BTreeMap<Digest, Identity> = BTreeMap::new();
+        for (identity, meta) in &actual.identity_meta {
+            known.entry(Digest(meta.digest)).or_insert(*identity);
+        }
+        for (digest, class) in &desired.classes {
+            let identity = known.get(digest).copied().unwrap_or_else(|| {
+                let identity = Identity(numbers.take(Numbers::Identity));
+                self.new_identities.insert(identity);
+                identity
+            });
+            self.classes.insert(*digest, identity);
+            let meta = IdentityMeta { digest: digest.0, selectors: Text::new(&class.to_string()) };
+            self.identity_meta.insert(identity, meta);
+        }
+    }
+
+    /// The entries of a set for every identity that is wanted, also for those that have none.
+    fn entries_of(
+        &self,
+        desired: &DesiredState,
+        set: &Digest,
+        sources: &mut Sources,
+        numbers: &mut NumberSource,
+    ) -> BTreeMap<Identity, Entries> {
+        let identities = self.classes.values().copied().chain([Identity::ANY]);
+        let mut all: BTreeMap<Identity, Entries> =
+            identities.map(|identity| (identity, Vec::new())).collect();
+        for (class, entries) in desired.rules.get(set).into_iter().flatten() {
+            let identity = class.map_or(Identity::ANY, |class| self.classes[&class]);
+            let bound = entries.iter().map(|RuleEntry { ports, source }| {
+                let id = source.as_ref().map_or(RuleId::NOT_ISOLATED, |source| sources.rule(source, numbers));
+                (*ports, Rule::new(id, RuleVerdict::Allow))
+            });
+            all.insert(identity, bound.collect());
+        }
+        all
+    }
+
+    /// Every rule that is wanted.
+    pub(super) fn rules(&self) -> impl Iterator<Item = (RulePrefix, Rule)> {
+        let keyed = |((set, identity), entries): (&(RuleSetId, Identity), &Entries)| {
+            let (set, identity) = (*set, *identity);
+            let prefixes = entries.clone().into_iter();
+            prefixes.map(move |(ports, rule)| (RulePrefix::new(set, identity, ports), rule))
+        };
+        self.wanted.iter().flat_map(keyed)
+    }
+}
+
+/// The rule sets the maps hold, by what they mean; those in use first.
+fn known_sets(actual: &Actual) -> BTreeMap<Digest, Vec<RuleSetId>> {
+    let mut known: BTreeMap<Digest, Vec<RuleSetId>> = BTreeMap::new();
+    for (set, meta) in &actual.rule_set_meta {
+        known.entry(Digest(meta.digest)).or_default().push(*set);
+    }
+    let several = known.values_mut().filter(|sets| sets.len() > 1);
+    for sets in several {
+        let is_used =
+            |set: &RuleSetId| actual.endpoints.values().any(|e| e.ingress == *set || e.egress == *set);
+        sets.sort_by_key(|set| !is_used(set));
+    }
+    known
+}
+
+/// What the maps hold for a pair of rule set and identity.
+pub(super) fn entries_in(actual: &Actual, set: RuleSetId, identity: Identity) -> Entries {
+    let first = RulePrefix::new(set, identity, PortPrefix::Any);
+    let here = actual
+        .rules
+        .range(first..)
+        .take_while(|(prefix, _)| prefix.key.rule_set == set && prefix.key.identity == identity);
+    let mut entries: Entries = here.filter_map(|(prefix, rule)| Some((prefix.ports()?, *rule))).collect();
+    entries.sort_by_key(|(ports, _)| *ports);
+    entries
+}
+
+/// Numbers of policies and their rules.
+#[derive(Debug)]
+struct Sources {
+    policies: BTreeMap<NamespacedName, PolicyId>,
+    rules: BTreeMap<(PolicyId, u8, u16), RuleId>,
+    rule_meta: BTreeMap<RuleId, RuleMeta>,
+    policy_meta: BTreeMap<PolicyId, PolicyMeta>,
+}
+
+impl Sources {
+    fn new(actual: &Actual) -> Self {
+        let is_network_policy = |meta: &PolicyMeta| meta.kind == PolicyKind::NetworkPolicy as u8;
+        let policies = actual.policy_meta.iter().filter(|(_, meta)| is_network_policy(meta));
+        let policies = policies
+            .map(|(id, meta)| (NamespacedName::new(meta.namespace.as_str(), meta.name.as_str()), *id))
+            .collect();
+        let rules = actual
+            .rule_meta
+            .iter()
+            .map(|(id, meta)| ((meta.policy, meta.direction, meta.index), *id))
+            .collect();
+        Self { policies, rules, rule_meta: BTreeMap::new(), policy_meta: BTreeMap::new() }
+    }
+
+    fn policy(&mut self, name: &NamespacedName, numbers: &mut NumberSource) -> PolicyId {
+        let id = match self.policies.get(name) {
+            Some(id) => *id,
+            None => PolicyId(numbers.take(Numbers::Policy)),
+        };
+        self.policies.insert(name.clone(), id);
+        self.policy_meta.entry(id).or_insert_with(|| PolicyMeta {
+            namespace: Text::new(&name.namespace),
+            name: Text::new(&name.name),
+            kind: PolicyKind::NetworkPolicy as u8,
+            reserved: [0; 7],
+        });
+        id
+    }
+
+    fn rule(&mut self, source: &RuleSource, numbers: &mut NumberSource) -> RuleId {
+        let policy = self.policy(&source.policy, numbers);
+        let meta = RuleMeta { policy, index: source.index, direction: source.direction as u8, reserved: 0 };
+        let key = (policy, meta.direction, meta.index);
+        let id = *self.rules.entry(key).or_insert_with(|| RuleId(numbers.take(Numbers::Rule)));
+        self.rule_meta.insert(id, meta);
+        id
+    }
+
+    fn set_meta(&mut self, digest: Digest, set: &RuleSet, numbers: &mut NumberSource) -> RuleSetMeta {
+        let mut policies = [PolicyId::default(); RuleSetMeta::POLICIES];
+        // Every isolating policy gets a name, also those beyond the places of the entry.
+        let ids: Vec<_> = set.isolating.iter().map(|name| self.policy(name, numbers)).collect();
+        for (place, id) in policies.iter_mut().zip(&ids) {
+            *place = *id;
+        }
+        RuleSetMeta {
+            digest: digest.0,
+            direction: set.direction as u8,
+            reserved: 0,
+            policy_count: u16::try_from(ids.len()).unwrap_or(u16::MAX),
+            policies,
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Turns the difference between what is wanted and what the maps hold into an ordered plan.
+//!
+//! Start at [`diff`]. `bind` gives symbols the numbers that the maps already hold for equal content, and new ones to
+//! what is new; `moves` finds a safe way from old identities to new ones; `policy` and `service` put the steps in order.
+//!
+//! **Invariant: the order is safe.** Each judgement (endpoint, direction, peer, port) passes, at every moment of the
+//! plan, what both the old and the new state pass, and nothing that neither does. The order: numbers, names, backends,
+//! slots and rules; addresses to an identity that is right under old and new rule sets; endpoints; addresses to their
+//! final identity; new endpoints; frontends; epoch; a grace period; deletions. Endpoints that go are deleted first: absence is closed.
+//!
+//! **Invariant: no rule changes in place.** A set in force only gets entries for identities that no address carries yet.
+//! A changed policy is another set, under another number.
+//!
+//! **Invariant: whole or not at all.** What does not fit at its peak (additions come before deletions) is left out whole
+//! and reported; the old state stays in force for it.
+
+mod bind;
+mod moves;
+mod policy;
+mod service;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_abi::{Direction, EndpointId, maps, maps::Numbers};
+
+use crate::{
+    desired::DesiredState,
+    object::NamespacedName,
+    plan::{Actual, Plan, Step},
+};
+
+/// Capacities of the maps, in entries.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(missing_docs, reason = "each field is the map of that name")]
+pub struct Limits {
+    pub endpoints: usize,
+    pub interfaces: usize,
+    pub ipcache: usize,
+    pub ipcache_cidrs: usize,
+    pub rules: usize,
+    pub frontends: usize,
+    pub slots: usize,
+    pub backends: usize,
+    pub endpoint_meta: usize,
+    pub identity_meta: usize,
+    pub rule_set_meta: usize,
+    pub rule_meta: usize,
+    pub policy_meta: usize,
+    pub service_meta: usize,
+}
+
+impl Default for Limits {
+    /// The capacities in [`sluice_abi::maps`].
+    fn default() -> Self {
+        let of = |map: maps::MapSpec| usize::try_from(map.max_entries).unwrap_or(usize::MAX);
+        Self {
+            endpoints: of(maps::ENDPOINTS),
+            interfaces: of(maps::INTERFACES),
+            ipcache: of(maps::IPCACHE),
+            ipcache_cidrs: of(maps::IPCACHE_CIDRS),
+            rules: of(maps::RULES),
+            frontends: of(maps::FRONTENDS),
+            slots: of(maps::SLOTS),
+            backends: of(maps::BACKENDS),
+            endpoint_meta: of(maps::ENDPOINT_META),
+            identity_meta: of(maps::IDENTITY_META),
+            rule_set_meta: of(maps::RULE_SET_META),
+            rule_meta: of(maps::RULE_META),
+            policy_meta: of(maps::POLICY_META),
+            service_meta: of(maps::SERVICE_META),
+        }
+    }
+}
+
+/// What to do, and what is left out.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Outcome {
+    /// The steps; empty when the maps hold what is wanted.
+    pub plan: Plan,
+    /// What does not fit.
+    pub rejected: Vec<Rejection>,
+    /// Endpoints whose rules are in force once the plan has been carried out up to its first [`Step::Grace`].
+    pub in_force: BTreeSet<EndpointId>,
+}
+
+/// Something that does not fit a map; the old state stays in force for it.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Rejection {
+    /// The compiled policies of some pods; they keep their old ones, new pods stay closed.
+    #[error("{map} has no room for the {} rules of {}", direction.name(), list(policies))]
+    RuleSet {
+        /// The full map.
+        map: &'static str,
+        /// In which direction.
+        direction: Direction,
+        /// The policies that isolate these pods.
+        policies: Vec<NamespacedName>,
+    },
+    /// Addresses of peers; rules about their selectors do not reach them.
+    #[error("{map} has no room for {count} more addresses")]
+    Addresses {
+        /// The full map.
+        map: &'static str,
+        /// How many are left out.
+        count: usize,
+    },
+    /// A pod of this node; it stays closed.
+    #[error("{map} has no room for endpoint {}", endpoint.0)]
+    Endpoint {
+        /// The full map.
+        map: &'static str,
+        /// Which endpoint.
+        endpoint: EndpointId,
+    },
+    /// Every change of policy: nothing smaller could be left out.
+    #[error("{map} has no room for any change of policy")]
+    Policies {
+        /// The full map.
+        map: &'static str,
+    },
+    /// A Service; its old backends stay.
+    #[error("{map} has no room for Service {service}")]
+    Service {
+        /// The full map.
+        map: &'static str,
+        /// Which Service.
+        service: NamespacedName,
+    },
+}
+
+fn list(policies: &[NamespacedName]) -> String {
+    policies.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The plan that makes the maps hold what is wanted.
+pub fn diff(desired: &DesiredState, actual: &Actual, limits: &Limits) -> Outcome {
+    let mut numbers = NumberSource::new(actual);
+    let policy = policy::plan(desired, actual, limits, &mut numbers);
+    let service = service::plan(desired, actual, limits, &mut numbers);
+    let mut plan: Plan = numbers.steps();
+    plan.extend(policy.prepare);
+    plan.extend(service.prepare);
+    let moves_epoch = !policy.switch.is_empty();
+    plan.extend(policy.switch);
+    plan.extend(service.switch);
+    if moves_epoch {
+        plan.push(Step::Epoch(actual.epoch.wrapping_add(1)));
+    }
+    if !policy.clear.is_empty() || !service.clear.is_empty() {
+        plan.push(Step::Grace);
+    }
+    plan.extend(policy.clear);
+    plan.extend(service.clear);
+    let rejected = policy.rejected.into_iter().chain(service.rejected).collect();
+    Outcome { plan, rejected, in_force: policy.in_force }
+}
+
+/// The steps of one half of the state, by phase.
+#[derive(Debug, Default)]
+struct Phases {
+    /// What no packet can meet yet.
+    prepare: Plan,
+    /// What packets meet at once, in order.
+    switch: Plan,
+    /// What no packet meets any more, after a grace period.
+    clear: Plan,
+    rejected: Vec<Rejection>,
+    in_force: BTreeSet<EndpointId>,
+}
+
+/// Gives out numbers.
+#[derive(Clone, Debug)]
+struct NumberSource {
+    next: BTreeMap<Numbers, u32>,
+    moved: BTreeSet<Numbers>,
+}
+
+impl NumberSource {
+    fn new(actual: &Actual) -> Self {
+        // What is in the maps is taken, whatever the counters say: they may have been lost.
+        let used = [
+            (Numbers::Endpoint, actual.endpoint_meta.keys().next_back().map(|id| id.0)),
+            (Numbers::Identity, actual.identity_meta.keys().next_back().map(|id| id.0)),
+            (Numbers::Identity, actual.ipcache.values().max().map(|id| id.0)),
+            (Numbers::RuleSet, actual.rule_set_meta.keys().next_back().map(|id| id.0)),
+            (Numbers::RuleSet, actual.rules.keys().next_back().map(|key| key.key.rule_set.0)),
+            (Numbers::Rule, actual.rule_meta.keys().next_back().map(|id| id.0)),
+            (Numbers::Policy, actual.policy_meta.keys().next_back().map(|id| id.0)),
+            (Numbers::Service, actual.service_meta.keys().next_back().map(|id| id.0)),
+            (Numbers::Backend, actual.backends.keys().next_back().map(|id| id.0)),
+        ];
+        let mut next: BTreeMap<_, _> = Numbers::ALL
+            .map(|kind| (kind, actual.numbers.get(&kind).copied().unwrap_or_default().max(kind.first())))
+            .into();
+        let mut moved = BTreeSet::new();
+        for (kind, used) in used {
+            let counter = next.entry(kind).or_default();
+            if used.is_some_and(|used| used >= *counter) {
+                *counter = used.unwrap_or_default().saturating_add(1);
+                moved.insert(kind);
+            }
+        }
+        Self { next, moved }
+    }
+
+    fn take(&mut self, kind: Numbers) -> u32 {
+        let counter = self.next.entry(kind).or_insert(kind.first());
+        let number = *counter;
+        *counter = number.checked_add(1).expect("fewer than 2^32 numbers of a kind are ever used");
+        self.moved.insert(kind);
+        number
+    }
+
+    /// Marks a number that somebody else gave out.
+    fn pass(&mut self, kind: Numbers, number: u32) {
+        let counter = self.next.entry(kind).or_insert(kind.first());
+        if number >= *counter {
+            *counter = number.saturating_add(1);
+            self.moved.insert(kind);
+        }
+    }
+
+    fn steps(&self) -> Plan {
+        self.moved.iter().map(|kind| Step::Number(*kind, self.next[kind])).collect()
+    }
+}

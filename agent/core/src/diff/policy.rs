@@ -1,0 +1,414 @@
+//! Rule sets, identities, addresses and endpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_abi::{
+    Addr, Endpoint, EndpointId, Identity, IdentityMeta, PolicyId, Prefix, Rule, RuleId, RuleSetId,
+    endpoint_flags, maps::Numbers,
+};
+
+use super::{
+    Limits, NumberSource, Phases, Rejection,
+    bind::Bound,
+    moves::{self, Moves},
+};
+use crate::{
+    cluster::LocalEndpoint,
+    desired::{DesiredEndpoint, DesiredState, Digest},
+    plan::{Actual, Entry, Key, Plan, RulePrefix, Step},
+};
+
+/// What is left out because it does not fit.
+#[derive(Clone, Debug, Default)]
+struct Refused {
+    sets: BTreeMap<Digest, &'static str>,
+    addresses: BTreeMap<Prefix, &'static str>,
+    endpoints: BTreeMap<EndpointId, &'static str>,
+    everything: Option<&'static str>,
+}
+
+/// Plans this half of the state; leaves out what does not fit, the largest first.
+pub(super) fn plan(
+    desired: &DesiredState,
+    actual: &Actual,
+    limits: &Limits,
+    numbers: &mut NumberSource,
+) -> Phases {
+    let mut refused = Refused::default();
+    refused.interfaces(desired, actual, limits);
+    loop {
+        let mut attempt = numbers.clone();
+        let draft = Draft::new(desired, actual, &refused, &mut attempt);
+        if refused.everything.is_some() {
+            desired.interfaces.keys().for_each(|id| numbers.pass(Numbers::Endpoint, id.0));
+            return draft.phases(desired, actual, &refused);
+        }
+        let Some((map, excess)) = draft.overflow(actual, limits) else {
+            *numbers = attempt;
+            return draft.phases(desired, actual, &refused);
+        };
+        refused.more(map, excess, &draft, desired, actual);
+    }
+}
+
+impl Refused {
+    /// Interfaces need a name each, whether served or not.
+    fn interfaces(&mut self, desired: &DesiredState, actual: &Actual, limits: &Limits) {
+        for (map, limit, known) in [
+            (
+                "ENDPOINT_META",
+                limits.endpoint_meta,
+                actual.endpoint_meta.keys().copied().collect::<BTreeSet<_>>(),
+            ),
+            ("INTERFACES", limits.interfaces, actual.interfaces.values().copied().collect()),
+        ] {
+            let new = desired.interfaces.keys().filter(|id| !known.contains(id));
+            let room = limit.saturating_sub(known.len());
+            self.endpoints.extend(new.skip(room).map(|id| (*id, map)));
+        }
+    }
+
+    /// Leaves out more, after `map` turned out to be `excess` entries too small.
+    fn more(
+        &mut self,
+        map: &'static str,
+        excess: usize,
+        draft: &Draft,
+        desired: &DesiredState,
+        actual: &Actual,
+    ) {
+        let new_sets = draft.bound.sets.iter().filter(|(_, set)| !actual.rule_set_meta.contains_key(set));
+        let size = |set: RuleSetId| draft.rules.keys().filter(|prefix| prefix.key.rule_set == set).count();
+        let largest = new_sets.max_by_key(|(_, set)| size(**set)).map(|(digest, _)| *digest);
+        let new_addresses: Vec<_> = draft
+            .wanted_ipcache
+            .iter()
+            .filter(|(prefix, _)| prefix.bits == 128 && !actual.ipcache.contains_key(prefix))
+            .filter(|(_, identity)| map != "IDENTITY_META" || draft.bound.new_identities.contains(identity))
+            .map(|(prefix, _)| *prefix)
+            .collect();
+        let new_endpoint = desired.endpoints.values().rev().find_map(|endpoint| match endpoint {
+            DesiredEndpoint::Pod { id, .. }
+                if !self.endpoints.contains_key(id) && !is_served(actual, *id) =>
+            {
+                Some(*id)
+            }
+            DesiredEndpoint::Pod { .. } | DesiredEndpoint::Host => None,
+        });
+        match (map, largest, new_endpoint) {
+            ("IPCACHE" | "IDENTITY_META", _, _) if !new_addresses.is_empty() => {
+                self.addresses
+                    .extend(new_addresses.into_iter().rev().take(excess).map(|prefix| (prefix, map)));
+            }
+            ("ENDPOINTS", _, Some(endpoint)) => drop(self.endpoints.insert(endpoint, map)),
+            (_, Some(set), _) => drop(self.sets.insert(set, map)),
+            _ => self.everything = Some(map),
+        }
+    }
+
+    fn rejections(&self, desired: &DesiredState) -> Vec<Rejection> {
+        let sets = self.sets.iter().map(|(digest, map)| {
+            let set = &desired.rule_sets[digest];
+            let policies = set.isolating.iter().cloned().collect();
+            Rejection::RuleSet { map, direction: set.direction, policies }
+        });
+        let maps: BTreeSet<_> = self.addresses.values().copied().collect();
+        let count = |map| self.addresses.values().filter(|other| **other == map).count();
+        let addresses = maps.into_iter().map(|map| Rejection::Addresses { map, count: count(map) });
+        let endpoints =
+            self.endpoints.iter().map(|(endpoint, map)| Rejection::Endpoint { map, endpoint: *endpoint });
+        let everything = self.everything.map(|map| Rejection::Policies { map });
+        sets.chain(addresses).chain(endpoints).chain(everything).collect()
+    }
+}
+
+fn is_served(actual: &Actual, id: EndpointId) -> bool {
+    actual.endpoints.values().any(|endpoint| endpoint.id == id)
+}
+
+/// Everything that a plan is made of.
+#[derive(Debug)]
+struct Draft {
+    bound: Bound,
+    moves: Moves,
+    wanted_ipcache: BTreeMap<Prefix, Identity>,
+    endpoints: BTreeMap<Addr, Endpoint>,
+    in_force: BTreeSet<EndpointId>,
+    identity_meta: BTreeMap<Identity, IdentityMeta>,
+    /// Rules that must stand before anything is switched.
+    rules: BTreeMap<RulePrefix, Rule>,
+    /// Old sets that endpoints have to keep.
+    kept: BTreeSet<RuleSetId>,
+}
+
+impl Draft {
+    fn new(desired: &DesiredState, actual: &Actual, refused: &Refused, numbers: &mut NumberSource) -> Self {
+        for id in desired.interfaces.keys() {
+            numbers.pass(Numbers::Endpoint, id.0);
+        }
+        let sets = refused.sets.keys().copied().collect();
+        let bound = Bound::new(desired, actual, &sets, numbers);
+        let (endpoints, in_force, kept) = endpoints(desired, actual, &bound, refused);
+        let change = change(actual, &endpoints, &bound, &kept);
+        let wanted_ipcache: BTreeMap<_, _> = desired
+            .ipcache
+            .iter()
+            .filter(|(prefix, _)| !refused.addresses.contains_key(prefix))
+            .map(|(prefix, class)| (*prefix, class.map_or(Identity::ANY, |class| bound.classes[&class])))
+            .collect();
+        let moves = moves::plan(&wanted_ipcache, actual, &bound, &change, numbers);
+        let mut rules: BTreeMap<_, _> = bound.rules().collect();
+        rules.extend(moves.rules.iter().map(|(prefix, rule)| (*prefix, *rule)));
+        let mut identity_meta = bound.identity_meta.clone();
+        identity_meta.extend(&moves.identity_meta);
+        Self { bound, moves, wanted_ipcache, endpoints, in_force, identity_meta, rules, kept }
+    }
+
+    /// The first map that is too small for what has to be in it before anything is deleted, and by how much.
+    fn overflow(&self, actual: &Actual, limits: &Limits) -> Option<(&'static str, usize)> {
+        let puts = |single: bool| {
+            let steps = self.moves.before.iter().chain(&self.moves.after);
+            let new = steps.filter_map(move |step| match step {
+                Step::Put(Entry::Ipcache(prefix, _)) if (prefix.bits == 128) == single => Some(prefix),
+                Step::Put(_) | Step::Delete(_) | Step::Number(..) | Step::Epoch(_) | Step::Grace => None,
+            });
+            new.filter(|prefix| !actual.ipcache.contains_key(prefix)).collect::<BTreeSet<_>>().len()
+        };
+        let singles = actual.ipcache.keys().filter(|prefix| prefix.bits == 128).count();
+        let bound = &self.bound;
+        let needs = [
+            ("RULES", actual.rules.len() + added(&self.rules, &actual.rules), limits.rules),
+            (
+                "RULE_SET_META",
+                actual.rule_set_meta.len() + added(&bound.rule_set_meta, &actual.rule_set_meta),
+                limits.rule_set_meta,
+            ),
+            (
+                "RULE_META",
+                actual.rule_meta.len() + added(&bound.rule_meta, &actual.rule_meta),
+                limits.rule_meta,
+            ),
+            (
+                "POLICY_META",
+                actual.policy_meta.len() + added(&bound.policy_meta, &actual.policy_meta),
+                limits.policy_meta,
+            ),
+            ("IPCACHE", singles + puts(true), limits.ipcache),
+            ("IPCACHE_CIDRS", actual.ipcache.len() - singles + puts(false), limits.ipcache_cidrs),
+            (
+                "IDENTITY_META",
+                actual.identity_meta.len() + added(&self.identity_meta, &actual.identity_meta),
+                limits.identity_meta,
+            ),
+            // What goes is deleted first here.
+            ("ENDPOINTS", self.endpoints.len(), limits.endpoints),
+        ];
+        let too_small =
+            |(map, need, limit): (&'static str, usize, usize)| (need > limit).then(|| (map, need - limit));
+        needs.into_iter().find_map(too_small)
+    }
+
+    fn phases(self, desired: &DesiredState, actual: &Actual, refused: &Refused) -> Phases {
+        let mut phases = Phases { rejected: refused.rejections(desired), ..Phases::default() };
+        let interfaces = desired.interfaces.iter().filter(|(id, _)| !refused.endpoints.contains_key(id));
+        let interfaces: BTreeMap<_, _> = interfaces.map(|(id, endpoint)| (*id, endpoint)).collect();
+        self.prepare_interfaces(&interfaces, actual, &mut phases);
+        let gone = actual
+            .endpoints
+            .iter()
+            .filter(|(addr, old)| self.endpoints.get(addr).is_none_or(|new| !is_same(old, new)));
+        phases.switch.extend(gone.map(|(addr, _)| Step::Delete(Key::Endpoint(*addr))));
+        if refused.everything.is_some() {
+            let served = actual.endpoints.values().map(|endpoint| endpoint.id);
+            let deleted = phases.switch.iter().filter_map(|step| match step {
+                Step::Delete(Key::Endpoint(addr)) => Some(actual.endpoints[addr].id),
+                Step::Delete(_) | Step::Put(_) | Step::Number(..) | Step::Epoch(_) | Step::Grace => None,
+            });
+            phases.in_force = &served.collect::<BTreeSet<_>>() - &deleted.collect();
+            return phases;
+        }
+        self.prepare_rules(actual, &mut phases.prepare);
+        let (changed, new): (Vec<_>, Vec<_>) = self
+            .endpoints
+            .iter()
+            .filter(|(addr, endpoint)| actual.endpoints.get(addr) != Some(endpoint))
+            .partition(|(addr, endpoint)| {
+                actual.endpoints.get(addr).is_some_and(|old| is_same(old, endpoint))
+            });
+        let put = |(addr, endpoint): (&Addr, &Endpoint)| Step::Put(Entry::Endpoint(*addr, *endpoint));
+        phases.switch.extend(self.moves.before.iter().copied());
+        phases.switch.extend(changed.into_iter().map(put));
+        phases.switch.extend(self.moves.after.iter().copied());
+        phases.switch.extend(new.into_iter().map(put));
+        self.clear(actual, &mut phases.clear);
+        phases.in_force = self.in_force;
+        phases
+    }
+
+    fn prepare_interfaces(
+        &self,
+        interfaces: &BTreeMap<EndpointId, &LocalEndpoint>,
+        actual: &Actual,
+        phases: &mut Phases,
+    ) {
+        let by_index: BTreeMap<_, _> =
+            interfaces.iter().map(|(id, endpoint)| (endpoint.ifindex, *id)).collect();
+        let metas: BTreeMap<_, _> = interfaces.iter().map(|(id, endpoint)| (*id, endpoint.meta())).collect();
+        let (prepare, clear) = (&mut phases.prepare, &mut phases.clear);
+        compare(&metas, &actual.endpoint_meta, Entry::EndpointMeta, Key::EndpointMeta, prepare, clear);
+        compare(&by_index, &actual.interfaces, Entry::Interface, Key::Interface, prepare, clear);
+    }
+
+    fn prepare_rules(&self, actual: &Actual, prepare: &mut Plan) {
+        let bound = &self.bound;
+        put_changed(&bound.policy_meta, &actual.policy_meta, Entry::PolicyMeta, prepare);
+        put_changed(&bound.rule_meta, &actual.rule_meta, Entry::RuleMeta, prepare);
+        put_changed(&bound.rule_set_meta, &actual.rule_set_meta, Entry::RuleSetMeta, prepare);
+        put_changed(&self.identity_meta, &actual.identity_meta, Entry::IdentityMeta, prepare);
+        put_changed(&self.rules, &actual.rules, Entry::Rule, prepare);
+    }
+
+    /// Deletes what nothing in force refers to any more.
+    fn clear(&self, actual: &Actual, clear: &mut Plan) {
+        let carried: BTreeSet<Identity> =
+            self.moves.ipcache.values().copied().chain([Identity::ANY]).collect();
+        let is_kept = |prefix: &RulePrefix| {
+            self.kept.contains(&prefix.key.rule_set) && carried.contains(&prefix.key.identity)
+        };
+        let mut rules: BTreeMap<RulePrefix, Rule> = self.bound.rules().collect();
+        let standing = actual.rules.iter().chain(&self.rules);
+        let on_the_way = |prefix: &RulePrefix| {
+            !self.kept.is_empty()
+                && self.bound.rule_set_meta.contains_key(&prefix.key.rule_set)
+                && carried.contains(&prefix.key.identity)
+                && !self.bound.identity_meta.contains_key(&prefix.key.identity)
+        };
+        let stays = standing.filter(|(prefix, _)| is_kept(prefix) || on_the_way(prefix));
+        rules.extend(stays.map(|(prefix, rule)| (*prefix, *rule)));
+        let all = actual.rules.keys().chain(self.rules.keys()).collect::<BTreeSet<_>>();
+        clear.extend(
+            all.into_iter().filter(|key| !rules.contains_key(key)).map(|key| Step::Delete(Key::Rule(*key))),
+        );
+
+        let named_rules: BTreeSet<RuleId> = rules.values().map(|rule| rule.id).collect();
+        let sets: BTreeSet<RuleSetId> = self.bound.rule_set_meta.keys().chain(&self.kept).copied().collect();
+        let mut policies: BTreeSet<PolicyId> = self.bound.policy_meta.keys().copied().collect();
+        let isolating = self.kept.iter().filter_map(|set| actual.rule_set_meta.get(set));
+        policies.extend(isolating.flat_map(|meta| meta.policies));
+        let rule_of = |id: &RuleId| actual.rule_meta.get(id).or_else(|| self.bound.rule_meta.get(id));
+        policies.extend(named_rules.iter().filter_map(rule_of).map(|meta| meta.policy));
+        let identities =
+            actual.identity_meta.keys().chain(self.identity_meta.keys()).collect::<BTreeSet<_>>();
+        let is_idle = |id: &&&Identity| !carried.contains(id) && !self.bound.identity_meta.contains_key(id);
+        clear.extend(identities.iter().filter(is_idle).map(|id| Step::Delete(Key::IdentityMeta(**id))));
+        delete_unless(&actual.rule_set_meta, |set| sets.contains(set), Key::RuleSetMeta, clear);
+        let is_named = |id: &RuleId| named_rules.contains(id) || self.bound.rule_meta.contains_key(id);
+        delete_unless(&actual.rule_meta, is_named, Key::RuleMeta, clear);
+        delete_unless(&actual.policy_meta, |policy| policies.contains(policy), Key::PolicyMeta, clear);
+    }
+}
+
+/// Whether an entry stays the same pod's (or the node's), so that it may change in place.
+fn is_same(old: &Endpoint, new: &Endpoint) -> bool {
+    (old.id, old.ifindex, old.flags) == (new.id, new.ifindex, new.flags)
+}
+
+/// What `ENDPOINTS` shall hold, who is in force then, and which unwanted sets are still needed.
+fn endpoints(
+    desired: &DesiredState,
+    actual: &Actual,
+    bound: &Bound,
+    refused: &Refused,
+) -> (BTreeMap<Addr, Endpoint>, BTreeSet<EndpointId>, BTreeSet<RuleSetId>) {
+    let (mut endpoints, mut in_force, mut kept) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+    let mut closed = BTreeSet::new();
+    for (addr, endpoint) in &desired.endpoints {
+        let DesiredEndpoint::Pod { id, rule_sets } = endpoint else {
+            let host = Endpoint { id: EndpointId::HOST, flags: endpoint_flags::HOST, ..Endpoint::default() };
+            endpoints.insert(*addr, host);
+            continue;
+        };
+        let (Some(interface), false) = (desired.interfaces.get(id), refused.endpoints.contains_key(id))
+        else {
+            continue;
+        };
+        let mut entry =
+            Endpoint { id: *id, ifindex: interface.ifindex, mac: interface.mac, ..Endpoint::default() };
+        let old = actual.endpoints.get(addr).filter(|old| is_same(old, &entry));
+        let old_sets = old.map(|old| [old.ingress, old.egress]);
+        let sets = [0, 1].map(|direction| {
+            let wanted = bound.sets.get(&rule_sets[direction]).copied();
+            wanted.or_else(|| old_sets.map(|sets| sets[direction]).filter(|set| *set != RuleSetId::NONE))
+        });
+        let [Some(ingress), Some(egress)] = sets else {
+            closed.insert(*id);
+            continue;
+        };
+        (entry.ingress, entry.egress) = (ingress, egress);
+        kept.extend([ingress, egress].into_iter().filter(|set| !bound.rule_set_meta.contains_key(set)));
+        endpoints.insert(*addr, entry);
+        in_force.insert(*id);
+    }
+    in_force.retain(|id| !closed.contains(id));
+    (endpoints, in_force, kept)
+}
+
+/// Which sets endpoints leave and enter.
+fn change(
+    actual: &Actual,
+    endpoints: &BTreeMap<Addr, Endpoint>,
+    bound: &Bound,
+    kept: &BTreeSet<RuleSetId>,
+) -> moves::Change {
+    let mut change =
+        moves::Change { left: kept.clone(), entered: BTreeSet::new(), keeps_old: !kept.is_empty() };
+    for (addr, new) in endpoints {
+        let Some(old) = actual.endpoints.get(addr).filter(|old| is_same(old, new)) else { continue };
+        for (old, new) in [(old.ingress, new.ingress), (old.egress, new.egress)] {
+            if old != new {
+                change.left.insert(old);
+                change.entered.insert(new);
+            }
+        }
+    }
+    if change.keeps_old {
+        change.entered.extend(bound.rule_set_meta.keys());
+    }
+    change
+}
+
+/// How many keys of `wanted` are new.
+fn added<K: Ord, V, W>(wanted: &BTreeMap<K, V>, found: &BTreeMap<K, W>) -> usize {
+    wanted.keys().filter(|key| !found.contains_key(key)).count()
+}
+
+pub(super) fn put_changed<K: Ord + Copy, V: PartialEq + Copy>(
+    wanted: &BTreeMap<K, V>,
+    found: &BTreeMap<K, V>,
+    entry: fn(K, V) -> Entry,
+    plan: &mut Plan,
+) {
+    let changed = wanted.iter().filter(|(key, value)| found.get(key) != Some(value));
+    plan.extend(changed.map(|(key, value)| Step::Put(entry(*key, *value))));
+}
+
+pub(super) fn delete_unless<K: Copy, V>(
+    found: &BTreeMap<K, V>,
+    stays: impl Fn(&K) -> bool,
+    key: fn(K) -> Key,
+    plan: &mut Plan,
+) {
+    plan.extend(found.keys().filter(|found| !stays(found)).map(|found| Step::Delete(key(*found))));
+}
+
+fn compare<K: Ord + Copy, V: PartialEq + Copy>(
+    wanted: &BTreeMap<K, V>,
+    found: &BTreeMap<K, V>,
+    entry: fn(K, V) -> Entry,
+    key: fn(K) -> Key,
+    prepare: &mut Plan,
+    clear: &mut Plan,
+) {
+    put_changed(wanted, found, entry, prepare);
+    delete_unless(found, |found| wanted.contains_key(found), key, clear);
+}

@@ -1,0 +1,262 @@
+//! Properties of compiling and planning, over random histories of a small cluster.
+//!
+//! `world` makes the histories, `oracle` reads policies literally; the properties stand here.
+
+mod oracle;
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use sluice_abi::{Addr, Direction, EndpointId, Identity, endpoint_flags};
+use sluice_core::{
+    cluster::{Change, NodeName},
+    compile::{Compiler, compile},
+    diff::{Limits, Outcome, diff},
+    plan::{Actual, Step},
+};
+use world::{History, PROBES, World, history, local_node};
+
+/// An address of a pod of this node, as long as it is that endpoint's.
+type Place = (Addr, EndpointId);
+
+/// A judgement: at which place, in which direction, about which peer, protocol and port.
+type Question = (Place, Direction, Addr, (u8, u16));
+
+fn places(actual: &Actual) -> BTreeSet<Place> {
+    let pods = actual.endpoints.iter().filter(|(_, endpoint)| endpoint.flags & endpoint_flags::HOST == 0);
+    pods.map(|(addr, endpoint)| (*addr, endpoint.id)).collect()
+}
+
+fn questions(addrs: &BTreeSet<Place>) -> impl Iterator<Item = Question> {
+    addrs.iter().flat_map(|addr| {
+        Direction::ALL.into_iter().flat_map(move |direction| {
+            world::peers()
+                .into_iter()
+                .flat_map(move |peer| PROBES.iter().map(move |probe| (*addr, direction, peer, *probe)))
+        })
+    })
+}
+
+/// Whether the maps let it pass; an address without a pod's endpoint is closed.
+fn passes(actual: &Actual, ((addr, id), direction, peer, (protocol, port)): Question) -> bool {
+    let Some(endpoint) = actual.endpoints.get(&addr).filter(|endpoint| endpoint.id == id) else {
+        return false;
+    };
+    let set = match direction {
+        Direction::Ingress => endpoint.ingress,
+        Direction::Egress => endpoint.egress,
+    };
+    actual.judge(set, peer, protocol, port).is_some_and(|rule| rule.allows())
+}
+
+fn answers(actual: &Actual, addrs: &BTreeSet<Place>) -> Vec<(Question, bool)> {
+    questions(addrs).map(|question| (question, passes(actual, question))).collect()
+}
+
+fn applied(actual: &Actual, plan: &[Step]) -> Actual {
+    let mut actual = actual.clone();
+    plan.iter().for_each(|step| actual.apply(step));
+    actual
+}
+
+/// Whether a step can change an answer.
+fn is_seen(step: &Step) -> bool {
+    !matches!(step, Step::Number(..) | Step::Epoch(_) | Step::Grace)
+}
+
+/// A plan, a step a line.
+fn lines(plan: &[Step]) -> String {
+    plan.iter().map(|step| format!("{step:?}\n")).collect()
+}
+
+/// Checks that every prefix of the plan passes what both ends pass and nothing that neither does.
+fn check_prefixes(old: &Actual, plan: &[Step]) {
+    let new = applied(old, plan);
+    let addrs = &places(old) | &places(&new);
+    let (before, after) = (answers(old, &addrs), answers(&new, &addrs));
+    let mut middle = old.clone();
+    for (index, step) in plan.iter().enumerate() {
+        middle.apply(step);
+        if !is_seen(step) {
+            continue;
+        }
+        for (((question, was), (_, will)), (_, is)) in before.iter().zip(&after).zip(answers(&middle, &addrs))
+        {
+            assert!(!is || *was || *will, "step {index} opens {question:?}: {step:?}\n{}", lines(plan));
+            assert!(is || !*was || !*will, "step {index} closes {question:?}: {step:?}\n{}", lines(plan));
+        }
+    }
+}
+
+/// What a number means; the same number never means two things.
+#[derive(Debug, Default)]
+struct Meanings(BTreeMap<(&'static str, u32), String>);
+
+impl Meanings {
+    fn learn(&mut self, actual: &Actual) {
+        let identities =
+            actual.identity_meta.iter().map(|(id, meta)| ("identity", id.0, format!("{:?}", meta.digest)));
+        let sets =
+            actual.rule_set_meta.iter().map(|(id, meta)| ("rule set", id.0, format!("{:?}", meta.digest)));
+        let rules = actual.rule_meta.iter().map(|(id, meta)| ("rule", id.0, format!("{meta:?}")));
+        let policies = actual.policy_meta.iter().map(|(id, meta)| ("policy", id.0, format!("{meta:?}")));
+        let services = actual.service_meta.iter().map(|(id, meta)| ("service", id.0, format!("{meta:?}")));
+        let backends = actual
+            .backends
+            .iter()
+            .map(|(id, b)| ("backend", id.0, format!("{:?}", (b.addr, b.protocol, b.port))));
+        for (kind, number, meaning) in
+            identities.chain(sets).chain(rules).chain(policies).chain(services).chain(backends)
+        {
+            let known = self.0.entry((kind, number)).or_insert_with(|| meaning.clone());
+            assert_eq!(*known, meaning, "{kind} {number} was used twice");
+        }
+    }
+}
+
+/// Runs a history; `visit` sees the maps before each plan, and the plan.
+fn run(
+    history: &History,
+    limits: &Limits,
+    mut visit: impl FnMut(&Actual, &Outcome, &mut Compiler),
+) -> Actual {
+    let mut compiler = Compiler::new(local_node());
+    let mut actual = Actual::default();
+    let mut world = World::default();
+    for batch in history {
+        for action in batch {
+            for change in world.act(action) {
+                let _rejected = compiler.apply(change);
+            }
+        }
+        let outcome = diff(compiler.desired(), &actual, limits);
+        visit(&actual, &outcome, &mut compiler);
+        actual = applied(&actual, &outcome.plan);
+    }
+    actual
+}
+
+proptest! {
+    #[test]
+    fn every_prefix_of_a_plan_is_safe(history in history()) {
+        run(&history, &Limits::default(), |actual, outcome, _| check_prefixes(actual, &outcome.plan));
+    }
+
+    #[test]
+    fn nothing_is_left_to_do_after_a_plan(history in history()) {
+        run(&history, &Limits::default(), |actual, outcome, compiler| {
+            let after = applied(actual, &outcome.plan);
+            let again = diff(compiler.desired(), &after, &Limits::default());
+            assert_eq!(again.plan, [], "after\n{}", lines(&outcome.plan));
+            assert_eq!(again.in_force, outcome.in_force);
+            assert!(outcome.rejected.is_empty());
+        });
+    }
+
+    #[test]
+    fn change_by_change_gives_what_compiling_from_scratch_gives(history in history()) {
+        run(&history, &Limits::default(), |_, _, compiler| {
+            let scratch = compile(compiler.cluster(), &local_node());
+            assert_eq!(*compiler.desired(), scratch);
+        });
+    }
+
+    #[test]
+    fn a_number_keeps_its_meaning_for_ever(history in history()) {
+        let mut meanings = Meanings::default();
+        run(&history, &Limits::default(), |actual, outcome, _| {
+            let mut actual = actual.clone();
+            for step in &outcome.plan {
+                actual.apply(step);
+                meanings.learn(&actual);
+            }
+        });
+    }
+
+    #[test]
+    fn the_maps_say_what_the_policies_say(history in history()) {
+        let mut world = World::default();
+        let mut batches = history.iter();
+        run(&history, &Limits::default(), |actual, outcome, _| {
+            batches.next().expect("a batch for each plan").iter().for_each(|action| drop(world.act(action)));
+            let after = applied(actual, &outcome.plan);
+            let addrs = places(&after);
+            for (question, is) in answers(&after, &addrs) {
+                if let Some(wanted) = oracle::allows(&world, question) {
+                    assert_eq!(is, wanted, "{question:?} in {world:#?}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_plan_cut_short_is_made_good(history in history(), cut in any::<prop::sample::Index>()) {
+        run(&history, &Limits::default(), |actual, outcome, compiler| {
+            if outcome.plan.is_empty() {
+                return;
+            }
+            let cut = cut.index(outcome.plan.len());
+            let middle = applied(actual, &outcome.plan[..cut]);
+            let rest = diff(compiler.desired(), &middle, &Limits::default());
+            check_prefixes(&middle, &rest.plan);
+            let repaired = applied(&middle, &rest.plan);
+            let whole = applied(actual, &outcome.plan);
+            let addrs = places(&whole);
+            assert_eq!(answers(&repaired, &addrs), answers(&whole, &addrs));
+            assert_eq!(diff(compiler.desired(), &repaired, &Limits::default()).plan, []);
+        });
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_whole(history in history(), limits in world::limits()) {
+        run(&history, &limits, |actual, outcome, compiler| {
+            let mut middle = actual.clone();
+            for step in &outcome.plan {
+                middle.apply(step);
+                world::check_fits(&middle, &limits);
+            }
+            check_prefixes(actual, &outcome.plan);
+            let again = diff(compiler.desired(), &middle, &limits);
+            if again.rejected == outcome.rejected {
+                assert_eq!(again.plan, [], "after\n{}", lines(&outcome.plan));
+            }
+        });
+    }
+
+    #[test]
+    fn both_families_fare_alike(history in history()) {
+        let history = world::without_ranges(history);
+        let last = run(&history, &Limits::default(), |_, _, _| {});
+        for (addr, id) in places(&last).into_iter().filter(|(addr, _)| addr.is_v4()) {
+            for direction in Direction::ALL {
+                for peer in world::pod_numbers() {
+                    for probe in PROBES {
+                        let v4 = ((addr, id), direction, world::v4(peer), *probe);
+                        let v6 = ((world::twin(addr), id), direction, world::v6(peer), *probe);
+                        prop_assert_eq!(passes(&last, v4), passes(&last, v6), "{:?}", v4);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_address_that_satisfies_nothing_has_no_entry() {
+    let history = vec![vec![world::Action::Pod { number: 0, app: 0, phase: 0, ports: 0 }]];
+    let last = run(&history, &Limits::default(), |_, _, _| {});
+    assert!(last.ipcache.is_empty());
+    assert_eq!(last.identity_of(world::v4(0)), Identity::ANY);
+}
+
+#[test]
+fn an_endpoint_without_its_pod_is_closed() {
+    let mut compiler = Compiler::new(NodeName("here".to_owned()));
+    compiler.apply(Change::Attach(world::endpoint(0, 1))).expect("nothing to reject");
+    let outcome = diff(compiler.desired(), &Actual::default(), &Limits::default());
+    let actual = applied(&Actual::default(), &outcome.plan);
+    assert!(actual.endpoints.is_empty() && outcome.in_force.is_empty());
+    assert_eq!(actual.endpoint_meta.len(), 1);
+    assert_eq!(actual.interfaces.len(), 1);
+}

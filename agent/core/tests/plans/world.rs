@@ -1,0 +1,396 @@
+//! Random histories of a small cluster: six pods, three of them here, two namespaces, a few policies and Services.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use sluice_abi::{Addr, EndpointId, protocol};
+use sluice_core::{
+    cluster::{Change, LocalEndpoint, NodeName},
+    diff::Limits,
+    object::{NamespacedName, Object, ObjectKey},
+    plan::Actual,
+};
+
+/// Batches of actions; each batch is one plan.
+pub(crate) type History = Vec<Vec<Action>>;
+
+/// Protocols and ports that are asked about.
+pub(crate) const PROBES: &[(u8, u16)] = &[
+    (protocol::TCP, 79),
+    (protocol::TCP, 80),
+    (protocol::TCP, 82),
+    (protocol::TCP, 83),
+    (protocol::TCP, 8080),
+    (protocol::UDP, 80),
+    (protocol::ICMP, 0),
+];
+
+/// Something that happens.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    Pod { number: u8, app: u8, phase: u8, ports: u8 },
+    PodGone { number: u8 },
+    Namespace { number: u8, team: u8 },
+    Attach { number: u8 },
+    Detach { number: u8 },
+    Policy { number: u8, spec: PolicyShape },
+    PolicyGone { number: u8 },
+    Service { number: u8, ports: u8 },
+    ServiceGone { number: u8 },
+    Slice { number: u8, conditions: [u8; 4] },
+    NodeAddresses { count: u8 },
+}
+
+/// A policy by the numbers of its parts.
+#[derive(Clone, Debug)]
+pub(crate) struct PolicyShape {
+    pub(crate) selects: u8,
+    pub(crate) types: u8,
+    pub(crate) rules: [Vec<RuleShape>; 2],
+}
+
+/// A rule by the numbers of its parts.
+#[derive(Clone, Debug)]
+pub(crate) struct RuleShape {
+    pub(crate) peers: Vec<u8>,
+    pub(crate) ports: Vec<u8>,
+}
+
+/// The first of the peers that are ranges.
+const FIRST_RANGE: u8 = 6;
+
+pub(crate) fn pod_numbers() -> impl Iterator<Item = u8> {
+    0..6
+}
+
+pub(crate) fn local_node() -> NodeName {
+    NodeName("here".to_owned())
+}
+
+pub(crate) fn is_local(number: u8) -> bool {
+    number < 3
+}
+
+pub(crate) fn namespace(number: u8) -> &'static str {
+    ["a", "b"][usize::from(number % 2)]
+}
+
+pub(crate) fn pod_name(number: u8) -> NamespacedName {
+    NamespacedName::new(namespace(number), format!("pod-{number}"))
+}
+
+pub(crate) fn v4(number: u8) -> Addr {
+    Addr::v4([10, 0, number / 2, number])
+}
+
+pub(crate) fn v6(number: u8) -> Addr {
+    let mut addr = [0; 16];
+    (addr[0], addr[13], addr[15]) = (0xfd, number / 2, number);
+    Addr(addr)
+}
+
+/// The other family's address of the same pod.
+pub(crate) fn twin(addr: Addr) -> Addr {
+    v6(addr.0[15])
+}
+
+/// Pods, and strangers in and out of the ranges.
+pub(crate) fn peers() -> Vec<Addr> {
+    let strangers = [Addr::v4([10, 0, 1, 77]), Addr::v4([10, 9, 0, 1]), Addr::v4([192, 0, 2, 1]), v6(200)];
+    pod_numbers().flat_map(|number| [v4(number), v6(number)]).chain(strangers).collect()
+}
+
+pub(crate) fn endpoint(number: u8, id: u32) -> LocalEndpoint {
+    let name = pod_name(number);
+    LocalEndpoint {
+        id: EndpointId(id),
+        namespace: name.namespace,
+        pod: name.name,
+        uid: None,
+        container: format!("container-{id}"),
+        ifname: "eth0".to_owned(),
+        host_ifname: format!("slc{id}"),
+        addrs: [v4(number), v6(number)],
+        ifindex: 100 + id,
+        mac: [2, 0, 0, 0, 0, number],
+    }
+}
+
+/// What the API server would hold, for whoever reads it literally.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct World {
+    pub(crate) pods: BTreeMap<u8, (u8, u8, u8)>,
+    pub(crate) teams: BTreeMap<u8, u8>,
+    pub(crate) policies: BTreeMap<u8, PolicyShape>,
+    attached: BTreeMap<u8, u32>,
+    next_endpoint: u32,
+}
+
+impl World {
+    /// The changes that an action makes.
+    pub(crate) fn act(&mut self, action: &Action) -> Vec<Change> {
+        match action {
+            Action::Pod { number, app, phase, ports } => {
+                self.pods.insert(*number, (*app, *phase, *ports));
+                vec![upsert(pod(*number, *app, *phase, *ports))]
+            }
+            Action::PodGone { number } => {
+                self.pods.remove(number);
+                vec![Change::Delete(ObjectKey::Pod(pod_name(*number)))]
+            }
+            Action::Namespace { number, team } => {
+                self.teams.insert(*number, *team);
+                let labels = json!({"team": team.to_string()});
+                let metadata = json!({"name": namespace(*number), "labels": labels});
+                vec![upsert(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))]
+            }
+            Action::Attach { number } => self.attach(*number),
+            Action::Detach { number } => {
+                let id = self.attached.remove(number);
+                id.map(|id| Change::Detach(EndpointId(id))).into_iter().collect()
+            }
+            Action::Policy { number, spec } => {
+                self.policies.insert(*number, spec.clone());
+                vec![upsert(policy(*number, spec))]
+            }
+            Action::PolicyGone { number } => {
+                self.policies.remove(number);
+                vec![Change::Delete(ObjectKey::NetworkPolicy(policy_name(*number)))]
+            }
+            Action::Service { number, ports } => vec![upsert(service(*number, *ports))],
+            Action::ServiceGone { number } => {
+                let name = NamespacedName::new("a", format!("service-{number}"));
+                vec![Change::Delete(ObjectKey::Service(name))]
+            }
+            Action::Slice { number, conditions } => vec![upsert(slice(*number, conditions))],
+            Action::NodeAddresses { count } => {
+                let addresses: BTreeSet<Addr> = (0..*count).map(|last| Addr::v4([192, 0, 2, last])).collect();
+                vec![Change::NodeAddresses(addresses)]
+            }
+        }
+    }
+
+    fn attach(&mut self, number: u8) -> Vec<Change> {
+        self.next_endpoint += 1;
+        let id = self.next_endpoint;
+        let old = self.attached.insert(number, id).map(|old| Change::Detach(EndpointId(old)));
+        old.into_iter().chain([Change::Attach(endpoint(number, id))]).collect()
+    }
+}
+
+fn upsert(value: Value) -> Change {
+    Change::Upsert(Object::from_value(value).expect("a good object").expect("a known kind"))
+}
+
+/// The number that `http` has on a pod.
+pub(crate) fn http_port(ports: u8) -> Option<u16> {
+    [None, Some(80), Some(8080)][usize::from(ports % 3)]
+}
+
+fn pod(number: u8, app: u8, phase: u8, ports: u8) -> Value {
+    let name = pod_name(number);
+    let ports: Vec<_> =
+        http_port(ports).map(|port| json!({"name": "http", "containerPort": port})).into_iter().collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": name.namespace, "name": name.name, "labels": {"app": app.to_string()}},
+        "spec": {"nodeName": if is_local(number) { "here" } else { "there" }, "containers": [{"ports": ports}]},
+        "status": {
+            "phase": if phase == 0 { "Running" } else { "Succeeded" },
+            "podIPs": [
+                {"ip": std::net::IpAddr::from(v4(number)).to_string()},
+                {"ip": std::net::IpAddr::from(v6(number)).to_string()},
+            ],
+        },
+    })
+}
+
+fn policy_name(number: u8) -> NamespacedName {
+    NamespacedName::new(namespace(number), format!("policy-{number}"))
+}
+
+fn policy(number: u8, shape: &PolicyShape) -> Value {
+    let name = policy_name(number);
+    let rules = |direction: usize, word: &str| -> Vec<Value> {
+        let rules = shape.rules[direction].iter();
+        rules
+            .map(|rule| {
+                let peers: Vec<_> = rule.peers.iter().map(|peer| peer_value(*peer)).collect();
+                let ports: Vec<_> = rule.ports.iter().map(|port| port_value(*port)).collect();
+                json!({word: peers, "ports": ports})
+            })
+            .collect()
+    };
+    let types: &[&str] =
+        [&["Ingress"][..], &["Egress"], &["Ingress", "Egress"], &[]][usize::from(shape.types % 4)];
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"namespace": name.namespace, "name": name.name},
+        "spec": {
+            "podSelector": app_selector(shape.selects),
+            "policyTypes": types,
+            "ingress": rules(0, "from"),
+            "egress": rules(1, "to"),
+        },
+    })
+}
+
+/// Selects an app, or all.
+fn app_selector(number: u8) -> Value {
+    match number % 3 {
+        0 => json!({}),
+        app => json!({"matchLabels": {"app": (app - 1).to_string()}}),
+    }
+}
+
+fn peer_value(number: u8) -> Value {
+    match number {
+        0..3 => json!({"podSelector": app_selector(number)}),
+        3 => json!({"namespaceSelector": {}}),
+        4 => json!({"namespaceSelector": {"matchLabels": {"team": "1"}}, "podSelector": app_selector(1)}),
+        5 => {
+            json!({"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["1"]}]}})
+        }
+        6 => json!({"ipBlock": {"cidr": "10.0.0.0/16"}}),
+        7 => json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.1.0/24", "10.9.0.0/16"]}}),
+        8 => json!({"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/16"]}}),
+        9 => json!({"ipBlock": {"cidr": "10.0.1.3/32"}}),
+        10 => json!({"ipBlock": {"cidr": "::/0", "except": ["fd00::1:0/112"]}}),
+        _ => json!({"ipBlock": {"cidr": "fd00::/64"}}),
+    }
+}
+
+fn port_value(number: u8) -> Value {
+    match number {
+        0 => json!({"port": 80}),
+        1 => json!({"port": 80, "endPort": 82}),
+        2 => json!({"port": "http"}),
+        3 => json!({"protocol": "UDP"}),
+        _ => json!({"port": 1, "endPort": 65535}),
+    }
+}
+
+fn service(number: u8, ports: u8) -> Value {
+    let ports: Vec<_> = (0..ports)
+        .map(|port| json!({"name": format!("p{port}"), "port": 80 + u16::from(port), "targetPort": "http"}))
+        .collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"namespace": "a", "name": format!("service-{number}")},
+        "spec": {"clusterIPs": [format!("10.96.0.{number}"), format!("fd96::{number}")], "ports": ports},
+    })
+}
+
+fn slice(number: u8, conditions: &[u8; 4]) -> Value {
+    let endpoints = conditions.iter().enumerate().filter(|(_, condition)| **condition > 0);
+    let endpoints: Vec<_> = endpoints
+        .map(|(index, condition)| {
+            let conditions = match condition {
+                1 => json!({"ready": true}),
+                2 => json!({"ready": false, "serving": true, "terminating": true}),
+                _ => json!({"ready": false}),
+            };
+            json!({"addresses": [format!("10.0.9.{index}")], "conditions": conditions})
+        })
+        .collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": "a",
+            "name": format!("slice-{number}"),
+            "labels": {"kubernetes.io/service-name": format!("service-{}", number % 2)},
+        },
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": [{"name": "p0", "port": 8080}, {"name": "p1", "port": 8081}],
+    })
+}
+
+pub(crate) fn history() -> impl Strategy<Value = History> {
+    prop::collection::vec(prop::collection::vec(action(), 1..6), 1..8)
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let rule = (prop::collection::vec(0u8..12, 0..3), prop::collection::vec(0u8..5, 0..2))
+        .prop_map(|(peers, ports)| RuleShape { peers, ports });
+    let rules = || prop::collection::vec(rule.clone(), 0..3);
+    let spec = (0u8..3, 0u8..4, rules(), rules()).prop_map(|(selects, types, ingress, egress)| PolicyShape {
+        selects,
+        types,
+        rules: [ingress, egress],
+    });
+    prop_oneof![
+        6 => (0u8..6, 0u8..2, prop_oneof![4 => Just(0u8), 1 => Just(1u8)], 0u8..3)
+            .prop_map(|(number, app, phase, ports)| Action::Pod { number, app, phase, ports }),
+        1 => (0u8..6).prop_map(|number| Action::PodGone { number }),
+        1 => (0u8..2, 0u8..2).prop_map(|(number, team)| Action::Namespace { number, team }),
+        4 => (0u8..3).prop_map(|number| Action::Attach { number }),
+        1 => (0u8..3).prop_map(|number| Action::Detach { number }),
+        6 => (0u8..4, spec).prop_map(|(number, spec)| Action::Policy { number, spec }),
+        2 => (0u8..4).prop_map(|number| Action::PolicyGone { number }),
+        2 => (0u8..3, 0u8..3).prop_map(|(number, ports)| Action::Service { number, ports }),
+        1 => (0u8..3).prop_map(|number| Action::ServiceGone { number }),
+        2 => (0u8..3, any::<[u8; 4]>())
+            .prop_map(|(number, raw)| Action::Slice { number, conditions: raw.map(|raw| raw % 4) }),
+        1 => (0u8..4).prop_map(|count| Action::NodeAddresses { count }),
+    ]
+}
+
+/// The same history with peers that are pods instead of ranges.
+pub(crate) fn without_ranges(mut history: History) -> History {
+    for action in history.iter_mut().flatten() {
+        if let Action::Policy { spec, .. } = action {
+            let peers = spec.rules.iter_mut().flatten().flat_map(|rule| &mut rule.peers);
+            peers.for_each(|peer| *peer %= FIRST_RANGE);
+        }
+    }
+    history
+}
+
+/// Capacities that some histories exceed.
+pub(crate) fn limits() -> impl Strategy<Value = Limits> {
+    (1usize..40, 1usize..20, 1usize..6, 1usize..10).prop_map(|(rules, addresses, few, services)| Limits {
+        rules,
+        ipcache: addresses,
+        ipcache_cidrs: addresses / 2,
+        endpoints: few + 2,
+        interfaces: few,
+        endpoint_meta: few,
+        identity_meta: addresses,
+        rule_set_meta: few * 2,
+        rule_meta: rules,
+        policy_meta: few,
+        frontends: services,
+        slots: services * 2,
+        backends: services,
+        service_meta: few,
+    })
+}
+
+pub(crate) fn check_fits(actual: &Actual, limits: &Limits) {
+    let singles = actual.ipcache.keys().filter(|prefix| prefix.bits == 128).count();
+    for (name, count, limit) in [
+        ("RULES", actual.rules.len(), limits.rules),
+        ("IPCACHE", singles, limits.ipcache),
+        ("IPCACHE_CIDRS", actual.ipcache.len() - singles, limits.ipcache_cidrs),
+        ("ENDPOINTS", actual.endpoints.len(), limits.endpoints),
+        ("INTERFACES", actual.interfaces.len(), limits.interfaces),
+        ("ENDPOINT_META", actual.endpoint_meta.len(), limits.endpoint_meta),
+        ("IDENTITY_META", actual.identity_meta.len(), limits.identity_meta),
+        ("RULE_SET_META", actual.rule_set_meta.len(), limits.rule_set_meta),
+        ("RULE_META", actual.rule_meta.len(), limits.rule_meta),
+        ("POLICY_META", actual.policy_meta.len(), limits.policy_meta),
+        ("FRONTENDS", actual.frontends.len(), limits.frontends),
+        ("BACKENDS", actual.backends.len(), limits.backends),
+        ("SERVICE_META", actual.service_meta.len(), limits.service_meta),
+    ] {
+        assert!(count <= limit, "{name} holds {count} of {limit}");
+    }
+    let last_slot = actual.slots.keys().next_back().copied().unwrap_or_default();
+    assert!(usize::try_from(last_slot).is_ok_and(|slot| slot < limits.slots));
+}

@@ -1,0 +1,169 @@
+//! The endpoints of this node: recovered, registered, removed, waited for.
+
+use sluice_abi::{Addr, EndpointId, maps::Numbers};
+use sluice_api::endpoint::{EndpointStatus, Registered, Registration};
+use sluice_core::{
+    cluster::{Change, LocalEndpoint},
+    plan::{Entry, Step},
+};
+use tracing::{error, info};
+
+use super::Reconciler;
+use crate::{
+    apply::ApplyError,
+    causes::Causes,
+    netlink::Snapshot,
+    registration,
+    request::{Attachment, NotInForce, NotReady, RegisterError, Request, UnknownEndpoint},
+};
+
+impl Reconciler {
+    /// Takes up what the maps remember: endpoints whose links are still there are attached again, the others are left to
+    /// the first plan to delete.
+    pub(super) fn recover(&mut self, network: &Snapshot) {
+        let known: Vec<_> =
+            self.actual.endpoint_meta.iter().map(|(id, meta)| LocalEndpoint::from_meta(*id, meta)).collect();
+        for endpoint in known {
+            let link = network.links.get(&endpoint.ifindex);
+            if link.is_none_or(|link| link.name != endpoint.host_ifname) {
+                info!(endpoint = endpoint.id.0, pod = %endpoint.pod_name(), "endpoint's interface is gone");
+                self.departed.extend(endpoint.addrs.iter().filter(|addr| **addr != Addr::UNSPECIFIED));
+                continue;
+            }
+            if let Err(error) = self.datapath.attach_pod(&endpoint.host_ifname, endpoint.ifindex) {
+                error!(endpoint = endpoint.id.0, error = %Causes(&error), "programs not attached again");
+            }
+            self.change(Change::Attach(endpoint.clone()));
+            self.endpoints.insert(endpoint.id, endpoint);
+        }
+        let has_link = |ifindex: &u32| network.links.contains_key(ifindex);
+        let dead: Vec<u32> = self.datapath.attached().filter(|ifindex| !has_link(ifindex)).collect();
+        for ifindex in dead {
+            self.datapath.detach(ifindex);
+        }
+        info!(endpoints = self.endpoints.len(), "endpoints recovered");
+    }
+
+    pub(super) fn take_request(&mut self, request: Request) {
+        // An asker who has gone needs no answer: every result of a send is dropped.
+        match request {
+            Request::Register { registration, answer } => {
+                let _ = answer.send(self.register(&registration));
+            }
+            Request::Remove { at, answer } => {
+                if let Some(id) = self.find(&at) {
+                    self.forget(id);
+                }
+                let _ = answer.send(());
+            }
+            Request::AwaitInForce { at, answer } => match self.find(&at) {
+                Some(id) => self.waiters.push((id, answer)),
+                None => drop(answer.send(Err(UnknownEndpoint { at }))),
+            },
+            Request::WhyNotInForce { at, answer } => drop(answer.send(self.why_not_in_force(at))),
+            Request::List { answer } => drop(answer.send(self.list())),
+            Request::Metrics { answer } => drop(answer.send(self.scrape())),
+            Request::Ready { answer } => drop(answer.send(self.ready())),
+        }
+    }
+
+    fn find(&self, at: &Attachment) -> Option<EndpointId> {
+        let is_it =
+            |endpoint: &LocalEndpoint| endpoint.container == at.container && endpoint.ifname == at.ifname;
+        self.endpoints.values().find(|endpoint| is_it(endpoint)).map(|endpoint| endpoint.id)
+    }
+
+    fn register(&mut self, registration: &Registration) -> Result<Registered, RegisterError> {
+        let at =
+            Attachment { container: registration.container.clone(), ifname: registration.ifname.clone() };
+        let next = self.actual.numbers.get(&Numbers::Endpoint).copied().unwrap_or(Numbers::Endpoint.first());
+        let id = EndpointId(next);
+        let mut endpoint = registration::endpoint(id, registration)
+            .map_err(|source| RegisterError::Registration { at: at.clone(), source })?;
+        match self.find(&at).map(|known| self.endpoints[&known].clone()) {
+            Some(known) if (LocalEndpoint { id, ..known.clone() }) == endpoint => endpoint.id = known.id,
+            Some(known) => self.forget(known.id),
+            None => {}
+        }
+        self.forget_links_before(&endpoint);
+        if endpoint.id == id {
+            self.remember(&endpoint)
+                .map_err(|source| RegisterError::Remember { at: at.clone(), source: Box::new(source) })?;
+        }
+        if let Err(source) = self.datapath.attach_pod(&endpoint.host_ifname, endpoint.ifindex) {
+            // The plugin takes the interface down again: there is nothing left to remember.
+            self.forget(endpoint.id);
+            return Err(RegisterError::Attach { at, source: Box::new(source) });
+        }
+        info!(endpoint = endpoint.id.0, pod = %endpoint.pod_name(), device = %endpoint.host_ifname, "endpoint registered");
+        Ok(Registered { endpoint: endpoint.id.0 })
+    }
+
+    /// An interface index that is another endpoint's belonged to a link that is gone.
+    fn forget_links_before(&mut self, endpoint: &LocalEndpoint) {
+        let stale = |other: &&LocalEndpoint| other.ifindex == endpoint.ifindex && other.id != endpoint.id;
+        if let Some(id) = self.endpoints.values().find(stale).map(|other| other.id) {
+            self.forget(id);
+        }
+    }
+
+    /// Writes a new endpoint's name and interface, and tells the compiler.
+    fn remember(&mut self, endpoint: &LocalEndpoint) -> Result<(), ApplyError> {
+        let plan = vec![
+            Step::Number(Numbers::Endpoint, endpoint.id.0 + 1),
+            Step::Put(Entry::EndpointMeta(endpoint.id, endpoint.meta())),
+            Step::Put(Entry::Interface(endpoint.ifindex, endpoint.id)),
+        ];
+        self.execute(&plan)?;
+        self.endpoints.insert(endpoint.id, endpoint.clone());
+        self.change(Change::Attach(endpoint.clone()));
+        if self.addresses.contains_key(&endpoint.ifindex) {
+            self.tell_node_addresses();
+        }
+        Ok(())
+    }
+
+    pub(super) fn forget(&mut self, id: EndpointId) {
+        let Some(endpoint) = self.endpoints.remove(&id) else { return };
+        info!(endpoint = id.0, pod = %endpoint.pod_name(), "endpoint removed");
+        self.in_force.remove(&id);
+        self.departed.extend(endpoint.addrs.iter().filter(|addr| **addr != Addr::UNSPECIFIED));
+        self.change(Change::Detach(id));
+        let at = Attachment { container: endpoint.container, ifname: endpoint.ifname };
+        for (_, waiter) in self.waiters.extract_if(.., |(waits_for, _)| *waits_for == id) {
+            let _ = waiter.send(Err(UnknownEndpoint { at: at.clone() }));
+        }
+    }
+
+    fn why_not_in_force(&self, at: Attachment) -> NotInForce {
+        let Some(endpoint) = self.find(&at).map(|id| &self.endpoints[&id]) else {
+            return NotInForce::Unknown(at);
+        };
+        let (namespace, pod) = (endpoint.namespace.clone(), endpoint.pod.clone());
+        if !self.published.borrow().synced {
+            NotInForce::NotSynced
+        } else if !self.compiler.cluster().pods().contains_key(&endpoint.pod_name()) {
+            NotInForce::PodUnknown { namespace, pod }
+        } else {
+            NotInForce::Rules { namespace, pod }
+        }
+    }
+
+    fn list(&self) -> Vec<EndpointStatus> {
+        let status = |endpoint: &LocalEndpoint| EndpointStatus {
+            endpoint: endpoint.id.0,
+            registration: registration::registration(endpoint),
+            in_force: self.in_force.contains(&endpoint.id),
+        };
+        self.endpoints.values().map(status).collect()
+    }
+
+    fn ready(&self) -> Result<(), NotReady> {
+        let published = self.published.borrow();
+        match (published.synced, published.ready) {
+            (false, _) => Err(NotReady::NotSynced),
+            (true, false) => Err(NotReady::NotApplied),
+            (true, true) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Wires the tasks together; the only file that knows all parts.
+//!
+//! ```text
+//! watch ──objects──▶ ┌────────────┐ ◀──requests── server
+//! netlink ─network─▶ │ reconciler │ ──▶ maps
+//!                    └─────┬──────┘
+//!                      published ──▶ routes, CNI configuration (last)
+//! ```
+//!
+//! **Invariant.** A task that ends takes the agent along: the process exits, and is started again. The datapath is
+//! pinned and goes on without it, also after a clean stop.
+
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
+
+use sluice_core::{cluster::NodeName, compile::Compiler};
+use sluice_maps::MapsError;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch as published},
+};
+use tracing::{info, warn};
+
+use crate::{
+    causes::Causes,
+    config::Config,
+    conflist,
+    datapath::{Datapath, DatapathConfig, LoadError},
+    lock::{Lock, LockError},
+    netlink::{self, Monitor, NetlinkError},
+    reconciler::{Inputs, Published, Reconciler},
+    request::Request,
+    routes::{Report, Routes},
+    server::{Server, ServerError, serve_metrics},
+    topology::Topology,
+    watch::{self, WatchError},
+};
+
+/// Why the agent ends, other than by a signal.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Another agent is at work.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The programs cannot be loaded.
+    #[error("loading the datapath")]
+    Load(#[from] LoadError),
+    /// The maps cannot be read.
+    #[error("reading the maps back")]
+    Maps(#[from] MapsError),
+    /// The kernel's announcements.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The socket.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The source of objects.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// Signals cannot be waited for.
+    #[error("waiting for signals")]
+    Signal(#[source] std::io::Error),
+    /// A task that should go on has ended.
+    #[error("the agent's {0} ended")]
+    Ended(&'static str),
+}
+
+/// Objects that wait in memory between source and reconciler.
+const OBJECTS: usize = 256;
+
+/// Announcements and questions that wait.
+const QUEUE: usize = 64;
+
+/// How long until routes that could not be made are tried again: the other node may not be up yet.
+const RETRY_ROUTES: Duration = Duration::from_secs(5);
+
+/// Runs the agent until a signal ends it.
+///
+/// # Errors
+/// Any [`RunError`]; the datapath stays as it is.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    let stop = stop_signal()?;
+    let _lock = Lock::take(&config.paths.state_dir)?;
+    let datapath = Datapath::load(&datapath_config(&config))?;
+    let (monitor, network) = Monitor::start(config.uplinks.clone()).await?;
+    let (published, follow) = published::channel(Published::default());
+    let topology = Topology::new(config.node.clone(), config.pod_cidrs.clone());
+    let compiler = Compiler::new(NodeName(config.node.clone()));
+    let reconciler = Reconciler::new(compiler, topology, datapath, network, published)?;
+    let server = Server::bind(&config.paths.socket)?;
+    info!(node = %config.node, socket = %config.paths.socket.display(), "agent started");
+
+    let (objects, objects_in) = mpsc::channel(OBJECTS);
+    let (events, network_in) = mpsc::channel(QUEUE);
+    let (requests, requests_in) = mpsc::channel(QUEUE);
+    let inputs = Inputs { objects: objects_in, network: network_in, requests: requests_in };
+    let metrics = keep_metrics(config.metrics, requests.clone());
+    let routes = Routes::new(netlink::connect()?);
+    let source = config.source.clone();
+    tokio::select! {
+        name = stop => {
+            info!(signal = name, "agent stops; the datapath stays in force");
+            Ok(())
+        }
+        () = reconciler.run(inputs) => Err(RunError::Ended("reconciler")),
+        ended = watch::run(source, objects) => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("source"))),
+        ended = monitor.run(events) => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("netlink monitor"))),
+        ended = server.run(requests) => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("server"))),
+        ended = metrics => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("metrics"))),
+        () = keep_routes(&routes, follow.clone()) => Err(RunError::Ended("routes")),
+        () = keep_conflist(&config, follow) => Err(RunError::Ended("CNI configuration")),
+    }
+}
+
+fn datapath_config(config: &Config) -> DatapathConfig {
+    DatapathConfig { bpffs: config.paths.bpffs.clone(), related_icmp: config.related_icmp }
+}
+
+/// Installs the handlers at once; the future ends with the first signal's name.
+fn stop_signal() -> Result<impl Future<Output = &'static str>, RunError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signal)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
+
+async fn keep_metrics(at: Option<SocketAddr>, requests: mpsc::Sender<Request>) -> Result<(), ServerError> {
+    match at {
+        Some(at) => serve_metrics(at, requests).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Keeps the routes as the nodes say, once all nodes are known.
+async fn keep_routes(routes: &Routes, mut follow: published::Receiver<Published>) {
+    let mut told = BTreeSet::new();
+    if follow.wait_for(|published| published.synced).await.is_err() {
+        return;
+    }
+    loop {
+        let wanted = follow.borrow_and_update().routes.clone();
+        let report = routes
+            .sync(&wanted)
+            .await
+            .unwrap_or_else(|error| Report { skipped: vec![error], ..Report::default() });
+        if report.written + report.deleted > 0 {
+            info!(written = report.written, deleted = report.deleted, "routes changed");
+        }
+        let skipped: BTreeSet<_> = report.skipped.iter().map(|error| Causes(error).to_string()).collect();
+        for error in skipped.difference(&told) {
+            warn!(error, "route not as it should be");
+        }
+        told = skipped;
+        let changed = async {
+            // What is published changes for other reasons too.
+            follow.changed().await.is_ok()
+        };
+        let goes_on = match told.is_empty() {
+            true => changed.await,
+            false => tokio::time::timeout(RETRY_ROUTES, changed).await.unwrap_or(true),
+        };
+        if !goes_on {
+            return;
+        }
+    }
+}
+
+/// Writes the CNI configuration once pods can be made, and again when this node's ranges change.
+async fn keep_conflist(config: &Config, mut follow: published::Receiver<Published>) {
+    let Some(path) = &config.paths.conflist else { return std::future::pending().await };
+    let mut written = None;
+    loop {
+        let Ok(published) = follow
+            .wait_for(|published| published.ready && written.as_ref() != Some(&published.own_ranges))
+            .await
+        else {
+            return;
+        };
+        let ranges = published.own_ranges.clone();
+        drop(published);
+        match ranges.is_empty() {
+            true => warn!(node = %config.node, "node has no pod ranges yet: no CNI configuration is written"),
+            false => write_conflist(config, path.clone(), &ranges),
+        }
+        written = Some(ranges);
+    }
+}
+
+fn write_conflist(config: &Config, path: PathBuf, ranges: &[ipnetwork::IpNetwork]) {
+    let text = conflist::render(&config.paths.network, ranges, config.mtu, &config.paths.socket);
+    match conflist::write(&path, &text) {
+        Ok(true) => info!(path = %path.display(), "CNI configuration written"),
+        Ok(false) => info!(path = %path.display(), "CNI configuration is as it should be"),
+        Err(error) => tracing::error!(error = %Causes(&error), "no pods can be made"),
+    }
+}

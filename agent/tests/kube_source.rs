@@ -1,0 +1,249 @@
+//! The API server's protocol: lists in pages or streamed, watches, and what happens when they break.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::State,
+    http::{StatusCode, Uri},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+use sluice_agent::watch::{Event, kube};
+use sluice_core::cluster::Change;
+use tokio::sync::mpsc;
+
+const PLURALS: [&str; 6] = ["namespaces", "nodes", "pods", "services", "endpointslices", "networkpolicies"];
+
+/// An API server that says what a test tells it to.
+#[derive(Clone, Default)]
+struct Server(Arc<Mutex<Script>>);
+
+#[derive(Default)]
+struct Script {
+    /// Whether lists can be streamed.
+    streams: bool,
+    /// A kind that does not exist.
+    missing: Option<&'static str>,
+    /// Names of objects by plural.
+    objects: BTreeMap<&'static str, Vec<&'static str>>,
+    /// The open watches.
+    watches: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
+    /// Every request line.
+    requests: Vec<String>,
+}
+
+impl Server {
+    fn new(script: Script) -> Self {
+        Self(Arc::new(Mutex::new(script)))
+    }
+
+    fn script(&self) -> std::sync::MutexGuard<'_, Script> {
+        self.0.lock().expect("no test panics inside")
+    }
+
+    /// Listens, and follows itself by the code under test.
+    async fn follow(&self) -> Follower {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = listener.local_addr().expect("its address");
+        let router = axum::Router::new().fallback(answer).with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let config = ::kube::Config::new(format!("http://{at}").parse().expect("a URL"));
+        let client = ::kube::Client::try_from(config).expect("a client");
+        let (sender, events) = mpsc::channel(8);
+        tokio::spawn(async move { kube::follow(client, &sender).await });
+        Follower { events, known: BTreeSet::new() }
+    }
+
+    fn say(&self, plural: &str, kind: &str, object: &Value) {
+        let line = Bytes::from(format!("{}\n", json!({"type": kind, "object": object})));
+        let script = self.script();
+        let watches: Vec<_> = script.watches.iter().filter(|(watched, _)| watched == plural).collect();
+        let (_, last) = watches.last().expect("an open watch");
+        last.send(line).expect("an open watch");
+    }
+
+    /// Ends every watch of a kind.
+    fn hang_up(&self, plural: &str) {
+        self.script().watches.retain(|(watched, _)| watched != plural);
+    }
+}
+
+fn object(plural: &str, name: &str, version: u32) -> Value {
+    let namespace = (!matches!(plural, "namespaces" | "nodes")).then_some("default");
+    json!({"metadata": {"name": name, "namespace": namespace, "resourceVersion": version.to_string(), "managedFields": [{}]}})
+}
+
+async fn answer(State(server): State<Server>, uri: Uri) -> Response {
+    let plural = uri.path().rsplit('/').next().unwrap_or_default().to_owned();
+    let query = uri.query().unwrap_or_default();
+    let mut script = server.script();
+    script.requests.push(uri.to_string());
+    if script.missing.is_some_and(|missing| missing == plural) {
+        return status(StatusCode::NOT_FOUND);
+    }
+    let names = script.objects.get(plural.as_str()).cloned().unwrap_or_default();
+    if !query.contains("watch=true") {
+        return list(&plural, &names, query);
+    }
+    let (sender, mut lines) = mpsc::unbounded_channel::<Bytes>();
+    if query.contains("sendInitialEvents=true") {
+        if !script.streams {
+            return status(StatusCode::UNPROCESSABLE_ENTITY);
+        }
+        for name in names {
+            let line = json!({"type": "ADDED", "object": object(&plural, name, 1)});
+            sender.send(format!("{line}\n").into()).expect("open");
+        }
+        let annotations = json!({"k8s.io/initial-events-end": "true"});
+        let end = json!({"type": "BOOKMARK", "object": {"apiVersion": "v1", "kind": "X",
+            "metadata": {"resourceVersion": "5", "annotations": annotations}}});
+        sender.send(format!("{end}\n").into()).expect("open");
+    }
+    script.watches.push((plural, sender));
+    let stream = futures::stream::poll_fn(move |context| {
+        lines.poll_recv(context).map(|line| line.map(Ok::<_, std::io::Error>))
+    });
+    Body::from_stream(stream).into_response()
+}
+
+/// One object a page.
+fn list(plural: &str, names: &[&str], query: &str) -> Response {
+    let page =
+        query.split('&').find_map(|part| part.strip_prefix("continue=")?.parse().ok()).unwrap_or(0_usize);
+    let items: Vec<_> = names.iter().skip(page).take(1).map(|name| object(plural, name, 1)).collect();
+    let next = (page + 1 < names.len()).then(|| (page + 1).to_string());
+    let metadata = json!({"resourceVersion": "5", "continue": next});
+    axum::Json(json!({"kind": "XList", "apiVersion": "v1", "metadata": metadata, "items": items}))
+        .into_response()
+}
+
+fn status(code: StatusCode) -> Response {
+    let body = json!({"kind": "Status", "status": "Failure", "code": code.as_u16(), "message": "no", "reason": "No"});
+    (code, axum::Json(body)).into_response()
+}
+
+struct Follower {
+    events: mpsc::Receiver<Event>,
+    known: BTreeSet<String>,
+}
+
+impl Follower {
+    async fn next(&mut self) -> Event {
+        tokio::time::timeout(Duration::from_secs(20), self.events.recv())
+            .await
+            .expect("in time")
+            .expect("goes on")
+    }
+
+    /// Takes in changes until the mark that all was told; what is known then.
+    async fn synced(&mut self) -> Vec<String> {
+        loop {
+            match self.next().await {
+                Event::Synced => return self.known.iter().cloned().collect(),
+                Event::Change(change) => self.take(change),
+            }
+        }
+    }
+
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Upsert(object) => drop(self.known.insert(object.key().to_string())),
+            Change::Delete(key) => assert!(self.known.remove(&key.to_string()), "{key} was known"),
+            Change::Attach(_) | Change::Detach(_) | Change::NodeAddresses(_) => unreachable!("{change:?}"),
+        }
+    }
+
+    /// Takes in changes until what is known is this.
+    async fn until(&mut self, want: &[&str]) {
+        while !self.known.iter().eq(want) {
+            match self.next().await {
+                Event::Change(change) => self.take(change),
+                Event::Synced => panic!("synced twice"),
+            }
+        }
+    }
+}
+
+fn everything() -> BTreeMap<&'static str, Vec<&'static str>> {
+    PLURALS.into_iter().map(|plural| (plural, vec!["a", "b"])).collect()
+}
+
+fn two_pods() -> BTreeMap<&'static str, Vec<&'static str>> {
+    BTreeMap::from([("pods", vec!["a", "b"])])
+}
+
+#[tokio::test]
+async fn streamed_lists_are_told_before_synced_and_followed_after() {
+    let server = Server::new(Script { streams: true, objects: everything(), ..Script::default() });
+    let mut follower = server.follow().await;
+    assert_eq!(follower.synced().await.len(), 12);
+    assert!(server.script().requests.iter().all(|line| line.contains("watch=true")), "nothing was listed");
+    server.say("pods", "ADDED", &object("pods", "c", 6));
+    server.say("pods", "DELETED", &object("pods", "a", 7));
+    server.say("pods", "DELETED", &object("pods", "b", 8));
+    let others = follower.known.iter().filter(|key| !key.starts_with("Pod ")).cloned().collect::<Vec<_>>();
+    let mut want: Vec<&str> = others.iter().map(String::as_str).chain(["Pod default/c"]).collect();
+    want.sort_unstable();
+    follower.until(&want).await;
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_stream_is_listed_page_by_page() {
+    let server = Server::new(Script { objects: everything(), ..Script::default() });
+    let mut follower = server.follow().await;
+    assert_eq!(follower.synced().await.len(), 12);
+    let script = server.script();
+    let pages = |line: &&String| line.contains("/api/v1/pods") && line.contains("limit=500");
+    assert_eq!(script.requests.iter().filter(pages).count(), 2, "{:?}", script.requests);
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_from_the_last_bookmark() {
+    let server = Server::new(Script { streams: true, objects: two_pods(), ..Script::default() });
+    let mut follower = server.follow().await;
+    follower.synced().await;
+    let bookmark = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"resourceVersion": "77"}});
+    server.say("pods", "BOOKMARK", &bookmark);
+    server.hang_up("pods");
+    let resumed = async {
+        while !server
+            .script()
+            .requests
+            .iter()
+            .any(|line| line.contains("pods") && line.contains("resourceVersion=77"))
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), resumed).await.expect("resumed where it was");
+}
+
+#[tokio::test]
+async fn a_watch_that_starts_over_deletes_what_vanished_meanwhile() {
+    for streams in [true, false] {
+        let server = Server::new(Script { streams, objects: two_pods(), ..Script::default() });
+        let mut follower = server.follow().await;
+        assert_eq!(follower.synced().await, ["Pod default/a", "Pod default/b"]);
+        while !server.script().watches.iter().any(|(plural, _)| plural == "pods") {
+            tokio::task::yield_now().await;
+        }
+        server.script().objects.insert("pods", vec!["b", "c"]);
+        let gone = json!({"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"});
+        server.say("pods", "ERROR", &gone);
+        follower.until(&["Pod default/b", "Pod default/c"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_kind_that_does_not_exist_is_synced_and_empty() {
+    let objects = BTreeMap::from([("pods", vec!["a"])]);
+    let server =
+        Server::new(Script { streams: true, missing: Some("networkpolicies"), objects, ..Script::default() });
+    let mut follower = server.follow().await;
+    assert_eq!(follower.synced().await, ["Pod default/a"]);
+}

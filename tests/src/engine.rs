@@ -1,0 +1,244 @@
+//! The engines that answer the probes of [`crate::policy_cases`]: the compiled model, and the loaded programs.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use sluice_abi::{Addr, EndpointId, Hook, protocol};
+use sluice_agent::apply::{apply, read_actual};
+use sluice_core::{
+    cluster::{Change, Cluster, LocalEndpoint, NodeName},
+    compile::compile,
+    diff::{Limits, diff},
+    object::Object,
+    plan::Actual,
+    verdict::{Flow, verdict},
+};
+
+use crate::{
+    lab::{Action, Lab, UPLINK},
+    packet,
+    policy_cases::{CASES, Case, PODS, Pod, fixture},
+};
+
+/// A parsed probe, in one address family.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// Who sends.
+    pub src: IpAddr,
+    /// To whom.
+    pub dst: IpAddr,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Destination port; 0 where the protocol has none.
+    pub port: u16,
+}
+
+impl Probe {
+    /// The probe in each family in which both ends have an address.
+    ///
+    /// # Panics
+    /// When the text is no probe.
+    pub fn parse(text: &str) -> Vec<Self> {
+        let mut words = text.split_whitespace();
+        let (src, ">", dst, what) = (
+            words.next().expect("a source"),
+            words.next().expect("an arrow"),
+            words.next().expect("a destination"),
+            words.next().expect("a protocol"),
+        ) else {
+            panic!("{text} is no probe")
+        };
+        let (name, port) = what.split_once('/').unwrap_or((what, "0"));
+        let port = port.parse().expect("a port");
+        let probes = [0, 1].into_iter().filter_map(|family| {
+            let (src, dst) = (address(src, family)?, address(dst, family)?);
+            let protocol = match name {
+                "tcp" => protocol::TCP,
+                "udp" => protocol::UDP,
+                "sctp" => protocol::SCTP,
+                "icmp" if src.is_ipv4() => protocol::ICMP,
+                "icmp" => protocol::ICMPV6,
+                "gre" => 47,
+                _ => panic!("{text}: no protocol {name}"),
+            };
+            Some(Self { src, dst, protocol, port })
+        });
+        probes.collect()
+    }
+}
+
+/// The address of a pod, a node or a literal in a family (0: IPv4, 1: IPv6).
+fn address(name: &str, family: usize) -> Option<IpAddr> {
+    let text = match name {
+        "node" => ["192.168.0.1", "fd99::1"][family],
+        "node2" => ["192.168.0.2", "fd99::2"][family],
+        _ => PODS.iter().find(|pod| pod.name == name).map_or(name, |pod| pod.addrs[family]),
+    };
+    let ip: IpAddr = text.parse().expect("an address");
+    (ip.is_ipv6() == (family == 1)).then_some(ip)
+}
+
+/// Something that can be given a cluster and asked about flows.
+pub trait Engine {
+    /// Interface index of a local pod's host-side veth.
+    fn ifindex(&mut self, pod: &Pod) -> u32;
+    /// Moves from whatever was in force to the cluster.
+    fn load(&mut self, cluster: &Cluster);
+    /// Whether the first packet of a flow passes.
+    fn allows(&mut self, probe: &Probe) -> bool;
+}
+
+/// Runs every row on the engine.
+///
+/// # Panics
+/// With the row's sentence and the probe, when one is answered wrongly.
+pub fn check(engine: &mut impl Engine) -> usize {
+    let mut asked = 0;
+    for case in CASES {
+        let cluster = cluster(case, engine);
+        engine.load(&cluster);
+        for (probes, wanted) in [(case.allowed, true), (case.denied, false)] {
+            for text in probes {
+                for probe in Probe::parse(text) {
+                    assert_eq!(engine.allows(&probe), wanted, "{}: {text} ({probe:?})", case.name);
+                    asked += 1;
+                }
+            }
+        }
+    }
+    asked
+}
+
+/// The fixture with the row's policies, and the local pods attached.
+fn cluster(case: &Case, engine: &mut impl Engine) -> Cluster {
+    let mut cluster = Cluster::default();
+    for object in objects(&fixture()) {
+        cluster.apply(Change::Upsert(object)).expect("a sound fixture");
+    }
+    for (number, spec) in case.policies.iter().enumerate() {
+        let (namespace, spec) = spec.strip_prefix("other:").map_or(("default", *spec), |spec| ("other", spec));
+        let yaml = format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p{number}, namespace: {namespace}}}, spec: {spec}}}"
+        );
+        for object in objects(&yaml) {
+            // One row is about a policy that is refused.
+            let _ = cluster.apply(Change::Upsert(object));
+        }
+    }
+    for (number, pod) in (1..).zip(PODS.iter().filter(|pod| pod.is_local())) {
+        let (namespace, name) = pod.namespaced();
+        let endpoint = LocalEndpoint {
+            id: EndpointId(number),
+            namespace: namespace.to_owned(),
+            pod: name.to_owned(),
+            uid: Some(format!("uid-{namespace}-{name}")),
+            container: format!("container-{number}"),
+            ifname: "eth0".to_owned(),
+            host_ifname: format!("v{number}"),
+            addrs: pod.addrs.map(|addr| Addr::from(addr.parse::<IpAddr>().expect("an address"))),
+            ifindex: engine.ifindex(pod),
+            mac: [2, 0, 0, 0, 0, number as u8],
+        };
+        cluster.apply(Change::Attach(endpoint)).expect("an endpoint");
+    }
+    let node = ["192.168.0.1", "fd99::1"].map(|addr| Addr::from(addr.parse::<IpAddr>().expect("an address")));
+    cluster.apply(Change::NodeAddresses(node.into())).expect("addresses");
+    cluster
+}
+
+/// The objects of a YAML text.
+///
+/// # Panics
+/// When it cannot be understood.
+pub fn objects(yaml: &str) -> Vec<Object> {
+    yaml.split("\n---\n")
+        .map(|document| {
+            let value: serde_json::Value = serde_saphyr::from_str(document).expect("YAML");
+            Object::from_value(value).expect("an object").expect("a known kind")
+        })
+        .collect()
+}
+
+fn this_node() -> NodeName {
+    NodeName("node".to_owned())
+}
+
+/// The compiled model: no kernel.
+#[derive(Debug, Default)]
+pub struct Model {
+    actual: Actual,
+}
+
+impl Engine for Model {
+    fn ifindex(&mut self, pod: &Pod) -> u32 {
+        PODS.iter().position(|other| other.name == pod.name).expect("a pod of the fixture") as u32 + 100
+    }
+
+    fn load(&mut self, cluster: &Cluster) {
+        let outcome = diff(&compile(cluster, &this_node()), &self.actual, &Limits::default());
+        assert_eq!(outcome.rejected, []);
+        for step in &outcome.plan {
+            self.actual.apply(step);
+        }
+    }
+
+    fn allows(&mut self, probe: &Probe) -> bool {
+        let flow = Flow { src: probe.src.into(), dst: probe.dst.into(), protocol: probe.protocol, port: probe.port };
+        verdict(&self.actual, &flow).allows()
+    }
+}
+
+/// The loaded programs.
+#[derive(Debug)]
+pub struct Kernel {
+    lab: Lab,
+    devices: BTreeMap<&'static str, u32>,
+    /// Gives every probe a flow of its own.
+    next_port: u16,
+}
+
+impl Kernel {
+    /// Loads the programs.
+    pub fn new() -> Self {
+        Self { lab: Lab::bare(), devices: BTreeMap::new(), next_port: 10_000 }
+    }
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Engine for Kernel {
+    fn ifindex(&mut self, pod: &Pod) -> u32 {
+        let lab = &mut self.lab;
+        *self.devices.entry(pod.name).or_insert_with(|| lab.device())
+    }
+
+    fn load(&mut self, cluster: &Cluster) {
+        let maps = self.lab.maps();
+        let actual = read_actual(maps).expect("reading the maps");
+        let outcome = diff(&compile(cluster, &this_node()), &actual, &Limits::default());
+        assert_eq!(outcome.rejected, []);
+        apply(&outcome.plan, maps).expect("applying the plan");
+    }
+
+    fn allows(&mut self, probe: &Probe) -> bool {
+        self.next_port += 1;
+        let from = std::net::SocketAddr::new(probe.src, self.next_port);
+        let to = std::net::SocketAddr::new(probe.dst, probe.port);
+        let packet = match probe.protocol {
+            protocol::TCP => packet::tcp(from, to, "S"),
+            protocol::UDP => packet::udp(from, to),
+            protocol::SCTP => packet::sctp(from, to),
+            protocol::ICMP | protocol::ICMPV6 => packet::ping(probe.src, probe.dst, self.next_port),
+            other => packet::other(probe.src, probe.dst, other),
+        };
+        let sender = PODS.iter().find(|pod| pod.addrs.iter().any(|addr| addr.parse() == Ok(probe.src)));
+        let (hook, ifindex) = match sender.filter(|pod| pod.is_local()) {
+            Some(pod) => (Hook::FromPod, self.devices[pod.name]),
+            None => (Hook::FromNetdev, UPLINK),
+        };
+        self.lab.run(hook, ifindex, &packet).action != Action::Drop
+    }
+}
