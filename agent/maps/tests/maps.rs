@@ -1,6 +1,6 @@
 //! The handles against the real kernel. Needs root.
 
-use std::{fs, time::Instant};
+use std::fs;
 
 use aya::maps::MapData;
 use sluice_abi::{
@@ -106,7 +106,7 @@ fn a_full_map_says_so_with_its_capacity() {
 }
 
 #[test]
-fn a_hundred_thousand_rules_are_read_back_quickly() {
+fn a_hundred_thousand_rules_are_read_back_whole() {
     let bpffs = PrivateBpffs::mount();
     let maps = Maps::create(bpffs.path()).expect("create");
     for index in 0..100_000u32 {
@@ -116,15 +116,11 @@ fn a_hundred_thousand_rules_are_read_back_quickly() {
         let rule = Rule::new(RuleId(16 + index), RuleVerdict::Allow);
         maps.rules.put(&RuleRange { key, bits: RuleKey::BITS }, &rule).expect("put");
     }
-    let started = Instant::now();
     let rules = maps.rules.entries().expect("entries");
-    let took = started.elapsed();
     assert_eq!(rules.len(), 100_000);
     let mut ids: Vec<_> = rules.iter().map(|(_, rule)| rule.id.0).collect();
     ids.sort_unstable();
     assert!(ids.iter().copied().eq(16..100_016), "every rule once");
-    // A lone call per entry takes a multiple; the bound leaves room for a busy machine.
-    assert!(took.as_millis() < 1000, "{took:?}");
 }
 
 #[test]
