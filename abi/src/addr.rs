@@ -56,6 +56,12 @@ impl Addr {
         if self.is_v4() { self.0[12] & 0xf0 == 0xe0 || self.0[12..] == [255; 4] } else { self.0[0] == 0xff }
     }
 
+    /// One of the reserved sources of pods that reach themselves.
+    #[inline(always)]
+    pub fn is_hairpin(&self) -> bool {
+        *self == Self::HAIRPIN_V4 || *self == Self::HAIRPIN_V6
+    }
+
     /// IPv6 link-local unicast (`fe80::/10`).
     #[inline(always)]
     pub fn is_v6_link_local(&self) -> bool {

@@ -7,6 +7,10 @@ use sluice_abi::maps;
 #[unsafe(no_mangle)]
 static HAS_COARSE_TIME: Global<u8> = Global::new(0);
 
+/// Whether `bpf_check_mtu` exists (Linux 5.12); the loader probes.
+#[unsafe(no_mangle)]
+static HAS_CHECK_MTU: Global<u8> = Global::new(0);
+
 /// Whether ICMP errors related to known flows pass policy. Off only to show what breaks without.
 #[unsafe(no_mangle)]
 static RELATED_ICMP: Global<u8> = Global::new(1);
@@ -31,6 +35,11 @@ pub(crate) fn now_ns() -> u64 {
         // SAFETY: no arguments.
         unsafe { helpers::generated::bpf_ktime_get_ns() }
     }
+}
+
+#[inline(always)]
+pub(crate) fn has_check_mtu() -> bool {
+    HAS_CHECK_MTU.load() != 0
 }
 
 #[inline(always)]

@@ -63,8 +63,9 @@ pub(crate) fn forwarded(ctx: &TcContext) {
 pub(crate) fn record(ctx: &TcContext, scratch: &Scratch, reason: u8) {
     count(u32::from(reason), ctx.len());
     let at_ns = config::now_ns();
-    remember(&scratch.trace, &scratch.packet.tuple, reason, at_ns);
-    report(scratch, reason, at_ns, ctx.len(), ifindex(ctx));
+    if remember(&scratch.trace, &scratch.packet.tuple, reason, at_ns) {
+        report(scratch, reason, at_ns, ctx.len(), ifindex(ctx));
+    }
 }
 
 #[inline(always)]
@@ -83,8 +84,12 @@ fn count(place: u32, len_bytes: u32) {
     }
 }
 
+/// Drops that look alike are reported to the ring once in this time, 2²⁷ ns ≈ 0.13 s: its lock is every CPU's.
+const REPORT_STEP_NS: u64 = 1 << 27;
+
+/// Notes the drop among those that look like it, and says whether it is worth an event.
 #[inline(never)]
-fn remember(trace: &Trace, tuple: &Tuple, reason: u8, at_ns: u64) {
+fn remember(trace: &Trace, tuple: &Tuple, reason: u8, at_ns: u64) -> bool {
     let peer = match trace.direction {
         Direction::Ingress => tuple.src,
         Direction::Egress => tuple.dst,
@@ -101,15 +106,17 @@ fn remember(trace: &Trace, tuple: &Tuple, reason: u8, at_ns: u64) {
     if let Some(record) = DROP_RECORDS.get_ptr_mut(&key) {
         // SAFETY: a map value; racing increments may lose one, and the exact total is in `COUNTERS`.
         let record = unsafe { &mut *record };
+        let is_news = at_ns.wrapping_sub(record.last_seen_ns) > REPORT_STEP_NS;
         record.count += 1;
         record.last_seen_ns = at_ns;
         record.rule_set = trace.rule_set;
         record.rule = trace.rule;
-        return;
+        return is_news;
     }
     let record = DropRecord { count: 1, last_seen_ns: at_ns, rule_set: trace.rule_set, rule: trace.rule };
     // When the LRU has no room the total in `COUNTERS` still counts the drop.
     let _ = DROP_RECORDS.insert(&key, &record, 0);
+    true
 }
 
 #[inline(never)]

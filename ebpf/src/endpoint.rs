@@ -1,7 +1,7 @@
 //! What lives on this node.
 
 use aya_ebpf::{macros::map, maps::HashMap};
-use sluice_abi::{Addr, Endpoint, EndpointId, endpoint_flags, maps};
+use sluice_abi::{Addr, Endpoint, EndpointId, RuleSetId, endpoint_flags, maps};
 
 #[map]
 static ENDPOINTS: HashMap<Addr, Endpoint> =
@@ -24,6 +24,54 @@ pub(crate) fn local(addr: &Addr) -> Option<&'static Endpoint> {
 pub(crate) fn of_interface(ifindex: u32) -> Option<EndpointId> {
     // SAFETY: as in `local`.
     unsafe { INTERFACES.get(ifindex) }.map(|id| EndpointId(*id))
+}
+
+/// What of an endpoint a flow is judged by.
+#[derive(Clone, Copy)]
+pub(crate) struct End {
+    pub(crate) kind: EndKind,
+    pub(crate) id: EndpointId,
+    pub(crate) ingress: RuleSetId,
+    pub(crate) egress: RuleSetId,
+}
+
+/// Whose an address is.
+#[derive(Clone, Copy, Eq, PartialEq)]
+#[repr(u32)]
+pub(crate) enum EndKind {
+    /// Nobody's on this node.
+    Elsewhere = 0,
+    /// The node's own.
+    Host = 1,
+    /// A pod's of this node.
+    Pod = 2,
+}
+
+impl End {
+    /// What a flow needs of an endpoint.
+    #[inline(always)]
+    pub(crate) fn of(endpoint: Option<&Endpoint>) -> Self {
+        match endpoint {
+            None => Self {
+                kind: EndKind::Elsewhere,
+                id: EndpointId::HOST,
+                ingress: RuleSetId::NONE,
+                egress: RuleSetId::NONE,
+            },
+            Some(endpoint) => Self {
+                kind: if is_host(endpoint) { EndKind::Host } else { EndKind::Pod },
+                id: endpoint.id,
+                ingress: endpoint.ingress,
+                egress: endpoint.egress,
+            },
+        }
+    }
+
+    /// The endpoint of an address.
+    #[inline(always)]
+    pub(crate) fn at(addr: &Addr) -> Self {
+        Self::of(local(addr))
+    }
 }
 
 /// Whether the endpoint is the node's own stack.

@@ -1,13 +1,18 @@
 //! Sending a packet on.
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup, bpf_redir_neigh},
-    helpers::generated::{bpf_fib_lookup as fib_lookup, bpf_redirect_neigh, bpf_redirect_peer},
+    bindings::{BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup, bpf_redir_neigh},
+    helpers::generated::{
+        bpf_check_mtu, bpf_fib_lookup as fib_lookup, bpf_redirect_neigh, bpf_redirect_peer,
+    },
     programs::TcContext,
 };
 use sluice_abi::{DropReason, Endpoint};
 
-use crate::packet::{ETH_LEN, Packet};
+use crate::{
+    config, nat,
+    packet::{ETH_LEN, Packet},
+};
 
 /// Where a packet goes.
 #[derive(Clone, Copy)]
@@ -28,9 +33,8 @@ pub(crate) const STACK: i32 = TC_ACT_UNSPEC;
 /// `AF_INET` and `AF_INET6` (`linux/socket.h`).
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-/// Results of `bpf_fib_lookup` (`linux/bpf.h`) that name a next hop.
+/// The result of `bpf_fib_lookup` (`linux/bpf.h`) that names a next hop with a known neighbour.
 const FIB_SUCCESS: i64 = 0;
-const FIB_NO_NEIGH: i64 = 7;
 
 /// Sends the packet on and gives the tc action.
 ///
@@ -45,6 +49,9 @@ pub(crate) fn run(forward: Forward, ctx: &TcContext, packet: &Packet) -> Result<
     match forward {
         Forward::Stack => Ok(STACK),
         Forward::Pod(endpoint) => {
+            if is_too_big(ctx, endpoint.ifindex) {
+                return Ok(STACK);
+            }
             decrement_ttl(ctx, packet)?;
             set_destination(ctx, endpoint.mac)?;
             // SAFETY: no pointers.
@@ -62,8 +69,8 @@ pub(crate) fn run(forward: Forward, ctx: &TcContext, packet: &Packet) -> Result<
     }
 }
 
-/// The device and next hop for the packet; `None` leaves it to the host stack: no route, too big, or a device or
-/// route that asks for more than forwarding.
+/// The device and next hop for the packet; `None` leaves it to the host stack: no route, too big, a
+/// neighbour to resolve (or to answer for), or a device or route that asks for more than forwarding.
 #[inline(always)]
 fn route(ctx: &TcContext, packet: &Packet) -> Option<(u32, bpf_redir_neigh)> {
     // SAFETY: integers and byte arrays; zero is a value of each.
@@ -87,7 +94,7 @@ fn route(ctx: &TcContext, packet: &Packet) -> Option<(u32, bpf_redir_neigh)> {
     let size = size_of::<bpf_fib_lookup>() as i32;
     // SAFETY: the helper reads and writes `size` bytes of a live value.
     let result = unsafe { fib_lookup(ctx.skb.skb.cast(), &raw mut params, size, 0) };
-    if result != FIB_SUCCESS && result != FIB_NO_NEIGH {
+    if result != FIB_SUCCESS {
         return None;
     }
     // SAFETY: as for `params`.
@@ -112,11 +119,23 @@ fn datagram_len(ctx: &TcContext, packet: &Packet) -> u16 {
     let len = if gso_size == 0 {
         ctx.len() - ETH_LEN as u32
     } else {
-        // The transport header of a segmented packet is TCP's or UDP's; 20 bytes is the lower bound that the stack
-        // itself checks again for the device.
-        packet.l4_offset - ETH_LEN as u32 + 20 + gso_size
+        packet.l4_offset - ETH_LEN as u32 + u32::from(packet.l4_len) + gso_size
     };
     len.min(u32::from(u16::MAX)) as u16
+}
+
+/// Whether the packet does not fit a pod's interface, for which the redirect would drop it without a word. The device
+/// is asked only for what exceeds what every link carries (RFC 8200, section 5); segments fit by themselves.
+#[inline(always)]
+fn is_too_big(ctx: &TcContext, ifindex: u32) -> bool {
+    // SAFETY: the context of a running program.
+    let gso_size = unsafe { (*ctx.skb.skb).gso_size };
+    if gso_size != 0 || ctx.len() <= ETH_LEN as u32 + 1280 || !config::has_check_mtu() {
+        return false;
+    }
+    let mut mtu = 0;
+    // SAFETY: the helper writes the MTU to a live value.
+    unsafe { bpf_check_mtu(ctx.skb.skb.cast(), ifindex, &raw mut mtu, 0, 0) != 0 }
 }
 
 #[inline(always)]
@@ -135,14 +154,13 @@ const IPV6_HOP_LIMIT: usize = ETH_LEN + 7;
 struct Mac([u8; 6]);
 #[repr(C, align(2))]
 struct TtlProtocolChecksum([u8; 4]);
-#[repr(C)]
-struct HopLimit(u8);
 
 #[inline(always)]
 fn decrement_ttl(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
     let ttl = packet.ttl - 1;
     if !packet.is_v4 {
-        return update(ctx, IPV6_HOP_LIMIT, |hop_limit| *hop_limit = HopLimit(ttl));
+        // By the helper, since a complete checksum of the device covers the hop limit.
+        return nat::store(ctx, IPV6_HOP_LIMIT as u32, &ttl, u64::from(BPF_F_RECOMPUTE_CSUM));
     }
     update(ctx, IPV4_TTL, |TtlProtocolChecksum([old, _, c0, c1])| {
         *old = ttl;

@@ -6,11 +6,11 @@ use sluice_abi::{DropReason, flow_flags};
 use crate::{
     config, conntrack, nat, outcome,
     packet::quoted,
-    scratch::{self, Scratch},
+    scratch::{self, Handle},
 };
 
-/// Whether the error is about a flow that is known here; if the flow is translated and the error is for its opener,
-/// the quoted packet becomes what the opener sent.
+/// Whether the error is about a flow that is known here and goes to that packet's sender. Where a translation lies
+/// between them the quoted packet becomes what that sender sent, and the error goes to its address.
 ///
 /// # Errors
 /// The number of [`DropReason::Rewrite`].
@@ -25,21 +25,37 @@ extern "C" fn find_related(skb: *mut __sk_buff) -> u32 {
     let Some(scratch) = scratch::get() else {
         return DropReason::Malformed as u32;
     };
-    outcome::encode(try_find_related(&TcContext::new(skb), scratch).map(u8::from))
+    match try_find_related(&TcContext::new(skb), scratch) {
+        Ok(related) => outcome::encode(Ok(u8::from(related))),
+        Err(reason) => u32::from(reason),
+    }
 }
 
 #[inline(always)]
-fn try_find_related(ctx: &TcContext, scratch: &mut Scratch) -> Result<bool, DropReason> {
+fn try_find_related(ctx: &TcContext, mut scratch: Handle) -> Result<bool, u8> {
     let (icmp_offset, is_v4) = (scratch.packet.l4_offset, scratch.packet.is_v4);
-    let about = &mut scratch.quoted;
-    if !config::related_icmp() || !quoted(ctx, icmp_offset, is_v4, about) {
+    if !config::related_icmp() || !quoted(ctx, icmp_offset, is_v4, &mut scratch.quoted) {
         return Ok(false);
     }
-    let Some(found) = conntrack::find(&about.tuple, config::now_ns()) else {
+    // An error that went to anybody else would carry its payload past that one's policy.
+    if scratch.quoted.tuple.src != scratch.packet.tuple.dst {
+        return Ok(false);
+    }
+    let Some(found) = conntrack::find(&scratch.quoted.tuple, config::now_ns()) else {
         return Ok(false);
     };
-    if found.from_opener && found.has(flow_flags::TRANSLATED) {
-        nat::rewrite_quoted(ctx, icmp_offset, about, &found.entry().other)?;
+    if found.has(flow_flags::ALIAS) {
+        scratch.opened = if found.from_opener { found.entry().other } else { found.entry().other.reversed() };
+    } else if found.from_opener && found.has(flow_flags::TRANSLATED) {
+        scratch.opened = found.entry().other;
+    } else {
+        return Ok(true);
+    }
+    nat::rewrite_quoted(ctx, icmp_offset, &scratch.quoted, &scratch.opened).map_err(|reason| reason as u8)?;
+    if scratch.opened.src != scratch.packet.tuple.dst {
+        scratch.target = scratch.packet.tuple;
+        scratch.target.dst = scratch.opened.src;
+        nat::rewrite(ctx)?;
     }
     Ok(true)
 }

@@ -1,11 +1,12 @@
 //! Rewriting addresses and ports, with their checksums.
 //!
 //! Checksums go through the kernel's helpers, which know whether the device or the receiver computes them
-//! (`CHECKSUM_PARTIAL`, `CHECKSUM_COMPLETE`). One path serves both families: in the mapped form the prefixes of old
+//! (`CHECKSUM_PARTIAL`, `CHECKSUM_COMPLETE`). What they subtract from a complete sum for a pseudo header is right for
+//! IPv4, whose own header checksum changes too; IPv6 has none, so there the stored addresses are added again. One path serves both families: in the mapped form the prefixes of old
 //! and new IPv4 addresses cancel out of the difference.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
     helpers::generated::{bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes},
     programs::TcContext,
 };
@@ -36,7 +37,7 @@ pub(crate) fn rewrite(ctx: &TcContext) -> Result<(), u8> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn rewrite_headers(skb: *mut __sk_buff) -> u32 {
-    let Some(scratch) = scratch::get() else {
+    let Some(mut scratch) = scratch::get() else {
         return DropReason::Rewrite as u32;
     };
     let result = try_rewrite(&TcContext::new(skb), &scratch.packet, &scratch.target);
@@ -58,7 +59,7 @@ fn try_rewrite(ctx: &TcContext, packet: &Packet, new: &Tuple) -> Result<(), Drop
         }
         if has_ports(old.protocol) && ports(old) != ports(new) {
             l4_word(ctx, offset, ports(old), ports(new), udp)?;
-            store(ctx, l4_offset, &ports(new).to_ne_bytes())?;
+            store(ctx, l4_offset, &ports(new).to_ne_bytes(), 0)?;
         }
     }
     if is_v4 {
@@ -67,7 +68,7 @@ fn try_rewrite(ctx: &TcContext, packet: &Packet, new: &Tuple) -> Result<(), Drop
             unsafe { bpf_l3_csum_replace(ctx.skb.skb, ETH_LEN as u32 + IPV4_CHECKSUM, 0, addresses, 0) };
         check(result)?;
     }
-    store_addresses(ctx, ETH_LEN as u32, new, is_v4)
+    store_addresses(ctx, ETH_LEN as u32, new, is_v4, if is_v4 { 0 } else { u64::from(BPF_F_RECOMPUTE_CSUM) })
 }
 
 /// Gives the packet that an ICMP error quotes the tuple `new`, so that the receiver finds its socket.
@@ -96,9 +97,9 @@ pub(crate) fn rewrite_quoted(
     }
     if has_ports(old.protocol) && ports(old) != ports(new) {
         l4_word(ctx, checksum, ports(old), ports(new), 0)?;
-        store(ctx, quoted.l4_offset, &ports(new).to_ne_bytes())?;
+        store(ctx, quoted.l4_offset, &ports(new).to_ne_bytes(), 0)?;
     }
-    store_addresses(ctx, quoted.l3_offset, new, is_v4)
+    store_addresses(ctx, quoted.l3_offset, new, is_v4, 0)
 }
 
 /// Difference of the address pairs, for the checksum helpers (RFC 1624).
@@ -155,20 +156,32 @@ fn l4_word(ctx: &TcContext, offset: u32, old: u32, new: u32, flags: u64) -> Resu
 }
 
 #[inline(always)]
-fn store_addresses(ctx: &TcContext, l3_offset: u32, new: &Tuple, is_v4: bool) -> Result<(), DropReason> {
+fn store_addresses(
+    ctx: &TcContext,
+    l3_offset: u32,
+    new: &Tuple,
+    is_v4: bool,
+    flags: u64,
+) -> Result<(), DropReason> {
     if is_v4 {
         let ([a, b, c, d], [e, f, g, h]) = (new.src.v4_octets(), new.dst.v4_octets());
-        store(ctx, l3_offset + IPV4_SRC, &[a, b, c, d, e, f, g, h])
+        store(ctx, l3_offset + IPV4_SRC, &[a, b, c, d, e, f, g, h], flags)
     } else {
-        store(ctx, l3_offset + IPV6_SRC, &[new.src, new.dst])
+        store(ctx, l3_offset + IPV6_SRC, &[new.src, new.dst], flags)
     }
 }
 
 #[inline(always)]
-fn store<T>(ctx: &TcContext, offset: u32, bytes: &T) -> Result<(), DropReason> {
+pub(crate) fn store<T>(ctx: &TcContext, offset: u32, bytes: &T, flags: u64) -> Result<(), DropReason> {
     // SAFETY: the helper reads `size_of::<T>()` bytes, all of them initialized.
     check(unsafe {
-        bpf_skb_store_bytes(ctx.skb.skb, offset, core::ptr::from_ref(bytes).cast(), size_of::<T>() as u32, 0)
+        bpf_skb_store_bytes(
+            ctx.skb.skb,
+            offset,
+            core::ptr::from_ref(bytes).cast(),
+            size_of::<T>() as u32,
+            flags,
+        )
     })
 }
 

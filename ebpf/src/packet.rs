@@ -58,9 +58,9 @@ pub(crate) enum Kind {
     Flow,
     /// An ICMP or ICMPv6 error: it quotes the packet it is about.
     IcmpError,
-    /// Neighbour solicitation or advertisement (RFC 4861).
+    /// Neighbour solicitation or advertisement (RFC 4861) to a link-local or multicast address.
     Neighbor,
-    /// Other link-local ICMPv6: router discovery, redirect, multicast listener discovery.
+    /// Other ICMPv6 to such an address that never leaves its link: router discovery, redirect, multicast listeners.
     LinkLocal,
 }
 
@@ -79,6 +79,8 @@ pub(crate) struct Packet {
     /// TOS byte or traffic class, for the route lookup.
     pub(crate) tos: u8,
     pub(crate) tcp_flags: u8,
+    /// Bytes of the transport header.
+    pub(crate) l4_len: u8,
     pub(crate) is_v4: bool,
     pub(crate) part: Part,
     pub(crate) kind: Kind,
@@ -111,7 +113,7 @@ pub(crate) fn parse(ctx: &TcContext) -> Result<Frame, u8> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn parse_frame(skb: *mut __sk_buff) -> u32 {
-    let Some(scratch) = scratch::get() else {
+    let Some(mut scratch) = scratch::get() else {
         return DropReason::Malformed as u32;
     };
     outcome::encode(scratch.packet.parse(&TcContext::new(skb)).map(|frame| frame as u8))
@@ -198,8 +200,10 @@ impl Packet {
     fn parse(&mut self, ctx: &TcContext) -> Result<Frame, DropReason> {
         self.tuple = Tuple::default();
         // SAFETY: the context of a running program.
-        let (protocol, vlan) = unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).vlan_present) };
-        if vlan != 0 {
+        let (protocol, vlan, tci) =
+            unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).vlan_present, (*ctx.skb.skb).vlan_tci) };
+        // VLAN 0 is no VLAN but a priority (IEEE 802.1Q): the stack takes the tag off and forwards.
+        if vlan != 0 && tci & 0x0fff != 0 {
             return Ok(Frame::Vlan);
         }
         match protocol {
@@ -271,6 +275,7 @@ impl Packet {
     #[inline(always)]
     fn read_l4(&mut self, ctx: &TcContext, plain: bool, direct_offset: usize) -> Result<(), DropReason> {
         self.tcp_flags = 0;
+        self.l4_len = 20;
         self.kind = Kind::Flow;
         if self.part == Part::LaterFragment {
             return self.recall_ports();
@@ -283,32 +288,35 @@ impl Packet {
                 &copy
             }
         };
-        let L4([b0, b1, b2, b3, b4, b5, .., tcp_flags]) = *header;
-        match self.tuple.protocol {
-            protocol::TCP => {
+        let L4([b0, b1, b2, b3, b4, b5, .., tcp_offset, tcp_flags]) = *header;
+        match (self.tuple.protocol, self.is_v4) {
+            (protocol::TCP, _) => {
                 self.tcp_flags = tcp_flags;
+                self.l4_len = tcp_offset >> 4 << 2;
                 self.set_ports([b0, b1], [b2, b3]);
             }
-            protocol::UDP | protocol::SCTP => self.set_ports([b0, b1], [b2, b3]),
-            protocol::ICMP => match b0 {
+            (protocol::UDP, _) => {
+                self.l4_len = 8;
+                self.set_ports([b0, b1], [b2, b3]);
+            }
+            (protocol::SCTP, _) => self.set_ports([b0, b1], [b2, b3]),
+            (protocol::ICMP, true) => match b0 {
                 0 | 8 => self.set_ports([b4, b5], [b4, b5]),
                 // Destination unreachable, time exceeded, parameter problem (RFC 792).
                 3 | 11 | 12 => self.kind = Kind::IcmpError,
                 _ => {}
             },
-            protocol::ICMPV6 => match b0 {
+            (protocol::ICMPV6, false) => match b0 {
                 128 | 129 => self.set_ports([b4, b5], [b4, b5]),
                 // Destination unreachable, packet too big, time exceeded, parameter problem (RFC 4443).
                 1..=4 => self.kind = Kind::IcmpError,
-                135 | 136 => self.kind = Kind::Neighbor,
+                // What never leaves its link is told by where it goes to, and is judged like any packet otherwise.
+                135 | 136 if self.ttl == 255 && self.is_on_link() => self.kind = Kind::Neighbor,
                 // RFC 2710, RFC 4861, RFC 3810.
-                130..=134 | 137 | 143 => self.kind = Kind::LinkLocal,
+                130..=134 | 137 | 143 if self.is_on_link() => self.kind = Kind::LinkLocal,
                 _ => {}
             },
-            _ => {}
-        }
-        if self.part == Part::FirstFragment {
-            self.remember_ports();
+            (_, _) => {}
         }
         Ok(())
     }
@@ -341,6 +349,20 @@ impl Packet {
             self.tuple.protocol = next;
         }
         if is_extension(self.tuple.protocol) { Err(DropReason::ExtensionHeader) } else { Ok(()) }
+    }
+
+    /// Whether the destination is one that is never forwarded.
+    #[inline(always)]
+    fn is_on_link(&self) -> bool {
+        self.tuple.dst.is_v6_link_local() || self.tuple.dst.is_multicast()
+    }
+
+    /// Leaves the ports for later fragments; call it when the source has been checked.
+    #[inline(always)]
+    pub(crate) fn note_fragment(&self) {
+        if self.part == Part::FirstFragment {
+            self.remember_ports();
+        }
     }
 
     #[inline(always)]
@@ -453,6 +475,14 @@ fn is_extension(next: u8) -> bool {
             | next_header::DESTINATION
     )
 }
+
+/// The sender's protocol address of an ARP message (RFC 826) about IPv4 over Ethernet.
+#[inline(always)]
+pub(crate) fn arp_sender(ctx: &TcContext) -> Result<Addr, DropReason> {
+    load::<[u8; 4]>(ctx, (ETH_LEN + 14) as u32).map(Addr::v4)
+}
+// SAFETY: bytes only.
+unsafe impl Header for [u8; 4] {}
 
 /// The packet an ICMP error is about, as far as it is quoted.
 #[derive(Clone, Copy)]

@@ -5,62 +5,51 @@ use aya_ebpf::{
     maps::{LpmTrie, lpm_trie::Key},
 };
 use sluice_abi::{
-    Addr, Direction, DropReason, Endpoint, Identity, Judgement, Rule, RuleId, RuleKey, RuleSetId, Tuple, maps,
+    Addr, Direction, DropReason, Identity, Judgement, Rule, RuleId, RuleKey, RuleSetId, Tuple, maps,
 };
 
-use crate::{drops::Trace, endpoint, ipcache};
+use crate::{
+    config,
+    drops::Trace,
+    endpoint::{End, EndKind},
+    ipcache,
+};
 
 #[map]
 static RULES: LpmTrie<RuleKey, Rule> = LpmTrie::with_max_entries(maps::RULES.max_entries, maps::RULES.flags);
 
-/// The ends of a flow that live on this node.
-pub(crate) struct Ends {
-    /// Who sent the flow's first packet.
-    pub(crate) opener: Option<&'static Endpoint>,
-    /// Whom it was for.
-    pub(crate) responder: Option<&'static Endpoint>,
-}
-
 /// Judges the flow `opened` (the direct tuple, in the opener's direction) by the egress rules of the opener and the
-/// ingress rules of the responder, where they live here and were not judged under these rules and this epoch.
+/// ingress rules of the responder, where they are pods of this node and were not judged under these rules and this epoch.
 ///
-/// Traffic between a pod and its own node, and from a pod to itself, is nobody's policy.
+/// What a pod opens to its own node, or to itself, is nobody's policy. What the node opens never comes here: its own
+/// stack's packets pass `to_pod` unjudged, and any other packet with the node's address was translated to it.
 #[inline(always)]
 pub(crate) fn judge(
     judged: &mut [Judgement; 2],
-    ends: &Ends,
+    opener: &End,
+    responder: &End,
     opened: &Tuple,
-    epoch: u32,
     trace: &mut Trace,
 ) -> Result<(), DropReason> {
-    if is_exempt(ends) {
-        return Ok(());
+    let epoch = config::epoch();
+    let [ingress, egress] = judged;
+    if opener.kind == EndKind::Pod {
+        let itself = responder.kind == EndKind::Pod && responder.id == opener.id;
+        if responder.kind == EndKind::Host || itself {
+            return Ok(());
+        }
+        renew(egress, opener, Direction::Egress, &opened.dst, opened, epoch, trace)?;
     }
-    if let Some(opener) = ends.opener {
-        let [_, judged] = judged;
-        renew(judged, opener, Direction::Egress, &opened.dst, opened, epoch, trace)?;
-    }
-    if let Some(responder) = ends.responder {
-        let [judged, _] = judged;
-        renew(judged, responder, Direction::Ingress, &opened.src, opened, epoch, trace)?;
+    if responder.kind == EndKind::Pod {
+        renew(ingress, responder, Direction::Ingress, &opened.src, opened, epoch, trace)?;
     }
     Ok(())
 }
 
 #[inline(always)]
-fn is_exempt(ends: &Ends) -> bool {
-    let host = |end: Option<&Endpoint>| end.is_some_and(endpoint::is_host);
-    let same = match (ends.opener, ends.responder) {
-        (Some(opener), Some(responder)) => opener.id == responder.id,
-        (_, _) => false,
-    };
-    same || host(ends.opener) || host(ends.responder)
-}
-
-#[inline(always)]
 fn renew(
     judged: &mut Judgement,
-    of: &Endpoint,
+    of: &End,
     direction: Direction,
     peer: &Addr,
     opened: &Tuple,

@@ -101,6 +101,15 @@ pub fn sctp(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
     packet
 }
 
+/// An ARP request (RFC 826) in which `sender` asks for its gateway.
+pub fn arp(sender: std::net::Ipv4Addr) -> Vec<u8> {
+    let mut frame = frame(0x0806);
+    frame[14..22].copy_from_slice(&[0, 1, 8, 0, 6, 4, 0, 1]);
+    frame[22..28].copy_from_slice(&SRC_MAC);
+    frame[28..32].copy_from_slice(&sender.octets());
+    frame
+}
+
 /// A frame that is not IP.
 pub fn frame(ether_type: u16) -> Vec<u8> {
     let mut frame = [DST_MAC, SRC_MAC].concat();

@@ -70,7 +70,8 @@ fn what_cannot_be_understood_or_may_not_be_sent_is_dropped_and_counted_under_its
         ("a VLAN tag", packet::frame(0x8100), Err(DropReason::VlanTagged)),
         ("a double VLAN tag", packet::frame(0x88a8), Err(DropReason::VlanTagged)),
         ("neither IP nor ARP", packet::frame(0x88cc), Err(DropReason::NotIp)),
-        ("ARP is the stack's", packet::frame(0x0806), Ok(Action::Stack)),
+        ("ARP is the stack's", packet::arp([10, 1, 0, 1].into()), Ok(Action::Stack)),
+        ("ARP in another's name", packet::arp([10, 1, 0, 2].into()), Err(DropReason::SpoofedSource)),
         ("IPv4 multicast", v4([224, 0, 0, 251].into()), Err(DropReason::Multicast)),
         ("IPv4 broadcast", v4([255; 4].into()), Err(DropReason::Multicast)),
         ("IPv6 multicast", v6([0xff02, 0, 0, 0, 0, 0, 0, 0xfb].into()), Err(DropReason::Multicast)),
@@ -204,9 +205,20 @@ fn a_remote_pod_is_reached_by_the_nodes_routes() {
     std::fs::write("/proc/sys/net/ipv6/conf/v1/forwarding", "1").expect("forwarding");
     ip("link set v1 up");
     for like in BOTH {
+        let packet = packet::udp(a.at(like, 1), sock(like, 2));
+        assert_eq!(
+            lab.from_pod(&a, &packet).action,
+            Action::Stack,
+            "{like}: the stack resolves, or answers for, the next hop"
+        );
+    }
+    ip("neigh add 192.168.7.2 lladdr 02:00:00:00:00:07 dev up0");
+    ip("neigh add fd77::2 lladdr 02:00:00:00:00:07 dev up0");
+    for like in BOTH {
         let out = lab.from_pod(&a, &packet::udp(a.at(like, 1), sock(like, 2)));
         assert_eq!(out.action, Action::Redirect, "{like}");
         assert_eq!(packet::ttl(&out.packet), 63);
+        packet::checked(&out.packet);
     }
 }
 
@@ -544,4 +556,111 @@ fn a_flood_that_is_answered_cannot_evict_the_established() {
     assert_eq!(packet::tuple(&data.packet).dst, b.at(V4, 8000));
     let reply = lab.from_pod(&b, &packet::tcp(b.at(V4, 8000), from, "A"));
     assert_eq!(packet::tuple(&reply.packet).src, vip(V4, 80));
+}
+
+#[test]
+fn nothing_that_looks_like_neighbour_discovery_passes_policy_or_the_source_check() {
+    let mut lab = Lab::new();
+    let (a, b) = (lab.pod(), lab.pod());
+    lab.put_endpoint(&b, DENY_ALL, ALLOW_ALL);
+    // ICMPv6's number in IPv4, its types in a routed packet, a wrong hop limit, ICMP's number in IPv6.
+    let solicitation = |mut packet: Vec<u8>| {
+        let l4 = packet::l4_offset(&packet);
+        packet[l4] = 135;
+        packet
+    };
+    let link_local: IpAddr = [0xfe80, 0, 0, 0, 0, 0, 0, 9].into();
+    let cases = [
+        ("IPv4", solicitation(packet::other(a.addr(V4), b.addr(V4), 58)), DropReason::PolicyDenied),
+        ("a routed one", solicitation(packet::ping(a.addr(V6), b.addr(V6), 1)), DropReason::PolicyDenied),
+        ("another's source", solicitation(packet::ping(b.addr(V6), V6, 1)), DropReason::SpoofedSource),
+        ("a hop limit of 64", solicitation(packet::ping(V6, link_local, 1)), DropReason::SpoofedSource),
+        ("ICMP in IPv6", packet::other(a.addr(V6), b.addr(V6), 1), DropReason::PolicyDenied),
+    ];
+    for (name, packet, reason) in cases {
+        let before = lab.dropped(reason);
+        assert_eq!(lab.from_pod(&a, &packet).action, Action::Drop, "{name}");
+        assert_eq!(lab.dropped(reason), before + 1, "{name}");
+    }
+    let from_outside = solicitation(packet::ping(V6, b.addr(V6), 1));
+    assert_eq!(lab.run(Hook::FromNetdev, UPLINK, &from_outside).action, Action::Drop);
+    let mut real = solicitation(packet::ping(a.addr(V6), [0xff02, 0, 0, 0, 0, 1, 0xff00, 1].into(), 1));
+    real[packet::ETH_LEN + 7] = 255;
+    assert_eq!(lab.from_pod(&a, &real).action, Action::Stack, "a real one");
+}
+
+#[test]
+fn an_icmp_error_passes_only_to_the_sender_of_what_it_quotes() {
+    let mut lab = Lab::new();
+    let (a, b) = (lab.pod(), lab.pod());
+    lab.put_endpoint(&b, DENY_ALL, ALLOW_ALL);
+    for like in BOTH {
+        let known = lab.from_pod(&a, &packet::udp(a.at(like, 1), sock(like, 53)));
+        assert_eq!(known.action, Action::Stack);
+        // About a real flow of a, but for b.
+        let mut error = packet::too_big(a.addr(like), &known.packet, 1400);
+        let at = if like.is_ipv4() { packet::ETH_LEN + 16 } else { packet::ETH_LEN + 24 };
+        match b.addr(like) {
+            IpAddr::V4(addr) => error[at..at + 4].copy_from_slice(&addr.octets()),
+            IpAddr::V6(addr) => error[at..at + 16].copy_from_slice(&addr.octets()),
+        }
+        assert_eq!(lab.from_pod(&a, &error).action, Action::Drop, "{like}");
+    }
+}
+
+#[test]
+fn an_icmp_error_about_a_services_reply_reaches_the_backend() {
+    let mut lab = Lab::new();
+    let (a, b) = (lab.pod(), lab.pod());
+    for (like, first) in BOTH.into_iter().zip([10, 20]) {
+        lab.service(vip(like, 53), protocol::UDP, &[b.at(like, 5353)], first);
+        let (from, to) = (a.at(like, 1000), vip(like, 53));
+        lab.from_pod(&a, &packet::udp(from, to));
+        let reply = lab.from_pod(&b, &packet::udp(b.at(like, 5353), from));
+        let error = lab.from_pod(&a, &packet::too_big(from.ip(), &reply.packet, 1400));
+        assert_eq!(error.action, Action::Redirect);
+        assert_eq!(packet::checked(&error.packet).dst.ip(), b.addr(like));
+        assert_eq!(packet::tuple(&packet::quoted(&error.packet)), Ends { src: b.at(like, 5353), dst: from });
+    }
+}
+
+#[test]
+fn no_packet_of_the_opener_alone_confirms_a_flow() {
+    let mut lab = Lab::new();
+    let a = lab.pod();
+    for flags in ["S", "R", "A", "S", "A", "A"] {
+        lab.from_pod(&a, &packet::tcp(a.at(V4, 1000), sock(V4, 80), flags));
+    }
+    assert_eq!(lab.maps().ct_confirmed.count().expect("a count"), 0);
+}
+
+#[test]
+fn an_alias_whose_flow_has_ended_leaves_alone_the_flow_that_has_its_tuple_now() {
+    let mut lab = Lab::new();
+    let (a, b) = (lab.pod(), lab.pod());
+    let (one, two) = (vip(V4, 80), vip(V4, 81));
+    lab.service(one, protocol::TCP, &[b.at(V4, 8000)], 10);
+    lab.service(two, protocol::TCP, &[b.at(V4, 8000)], 20);
+    let from = a.at(V4, 1000);
+    handshake(&lab, &a, &b, one, 1000);
+    lab.from_pod(&a, &packet::tcp(from, one, "R"));
+    handshake(&lab, &a, &b, two, 1000);
+    lab.maps().backends.delete(&sluice_abi::BackendId(10)).expect("a backend");
+    for flags in ["A", "S", "R"] {
+        lab.from_pod(&a, &packet::tcp(from, one, flags));
+    }
+    let reply = lab.from_pod(&b, &packet::tcp(b.at(V4, 8000), from, "A"));
+    assert_eq!(packet::checked(&reply.packet), Ends { src: two, dst: from });
+}
+
+#[test]
+fn the_reserved_source_of_hairpins_comes_from_no_network() {
+    let mut lab = Lab::new();
+    let a = lab.pod();
+    for (like, hairpin) in BOTH.into_iter().zip([sluice_abi::Addr::HAIRPIN_V4, sluice_abi::Addr::HAIRPIN_V6])
+    {
+        let packet = packet::udp(sock(hairpin.into(), 1), a.at(like, 2));
+        assert_eq!(lab.run(Hook::FromNetdev, UPLINK, &packet).action, Action::Drop);
+    }
+    assert_eq!(lab.dropped(DropReason::SpoofedSource), 2);
 }

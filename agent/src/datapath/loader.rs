@@ -31,20 +31,24 @@ const HOOKS: [Hook; 3] = [Hook::FromPod, Hook::ToPod, Hook::FromNetdev];
 /// The read-only globals of `ebpf/src/config.rs`.
 struct Globals {
     has_coarse_time: u8,
+    has_check_mtu: u8,
     related_icmp: u8,
 }
 
 impl Globals {
     fn new(config: &DatapathConfig) -> Self {
-        // A kernel that cannot be asked counts as one without: the fallback is right everywhere, only slower.
-        let coarse =
-            is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_ktime_get_coarse_ns).unwrap_or(false);
-        Self { has_coarse_time: u8::from(coarse), related_icmp: u8::from(config.related_icmp) }
+        // A kernel that cannot be asked counts as one without.
+        let has = |helper| u8::from(is_helper_supported(ProgramType::SchedClassifier, helper).unwrap_or(false));
+        Self {
+            has_coarse_time: has(BpfHelper::BPF_FUNC_ktime_get_coarse_ns),
+            has_check_mtu: has(BpfHelper::BPF_FUNC_check_mtu),
+            related_icmp: u8::from(config.related_icmp),
+        }
     }
 
     /// What makes two loads the same: the object's bytes and the globals.
     fn digest(&self) -> String {
-        let hash = Sha256::new().chain_update(OBJECT).chain_update([self.has_coarse_time, self.related_icmp]).finalize();
+        let hash = Sha256::new().chain_update(OBJECT).chain_update([self.has_coarse_time, self.has_check_mtu, self.related_icmp]).finalize();
         hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 }
@@ -80,6 +84,7 @@ fn load_object(globals: &Globals, maps: &Maps, pins: &Path) -> Result<(), LoadEr
     // The programs have no CO-RE relocations: the kernel's own BTF, some megabytes, need not be parsed.
     loader.btf(None);
     loader.override_global("HAS_COARSE_TIME", &globals.has_coarse_time, true);
+    loader.override_global("HAS_CHECK_MTU", &globals.has_check_mtu, true);
     loader.override_global("RELATED_ICMP", &globals.related_icmp, true);
     for spec in maps::ALL {
         loader.map_pin_path(spec.name, maps.pin_path(spec));

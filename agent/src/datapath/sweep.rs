@@ -3,6 +3,8 @@
 //! The datapath judges expiry itself, by timestamp; the sweeper only gives the room back. An entry is looked at again
 //! just before it is deleted, since a packet may have revived it.
 
+use std::collections::BTreeSet;
+
 use sluice_abi::{Addr, CtEntry, CtState, FlowKey, flow_flags};
 use sluice_maps::{Maps, MapsError, Table};
 
@@ -42,27 +44,27 @@ pub fn sweep(maps: &Maps, now_ns: u64) -> Result<Swept, MapsError> {
     Ok(swept)
 }
 
-/// Deletes every flow that has `addr` at either end.
+/// Deletes every flow that has one of `addrs` at either end, in one pass.
 ///
 /// # Errors
 /// The first map that could not be read or written.
-pub fn purge(maps: &Maps, addr: &Addr) -> Result<usize, MapsError> {
+pub fn purge(maps: &Maps, addrs: &BTreeSet<Addr>) -> Result<usize, MapsError> {
     let mut deleted = 0;
     for table in [&maps.ct_confirmed, &maps.ct_half_open] {
-        deleted += purge_table(table, addr)?;
+        deleted += purge_table(table, addrs)?;
     }
     Ok(deleted)
 }
 
-fn purge_table(table: &Table<FlowKey, CtEntry>, addr: &Addr) -> Result<usize, MapsError> {
-    let mut of_addr = Vec::new();
+fn purge_table(table: &Table<FlowKey, CtEntry>, addrs: &BTreeSet<Addr>) -> Result<usize, MapsError> {
+    let mut of_addrs = Vec::new();
     table.for_each(|key, entry| {
-        if [key.0.src, key.0.dst, entry.other.src, entry.other.dst].contains(addr) {
-            of_addr.push(key);
+        if [key.0.src, key.0.dst, entry.other.src, entry.other.dst].iter().any(|addr| addrs.contains(addr)) {
+            of_addrs.push(key);
         }
     })?;
     let mut deleted = 0;
-    for key in of_addr {
+    for key in of_addrs {
         deleted += usize::from(table.delete(&key)?);
     }
     Ok(deleted)
@@ -73,9 +75,11 @@ fn is_dead(maps: &Maps, key: &FlowKey, entry: &CtEntry, now_ns: u64) -> Result<b
         return Ok(is_expired(key, entry, now_ns));
     }
     let (flow, _) = FlowKey::of(&entry.other);
-    for table in [&maps.ct_confirmed, &maps.ct_half_open] {
-        if let Some(entry) = table.get(&flow)? {
-            return Ok(is_expired(&flow, &entry, now_ns));
+    // The first again, because a flow that is confirmed meanwhile leaves the second for it.
+    for table in [&maps.ct_confirmed, &maps.ct_half_open, &maps.ct_confirmed] {
+        if let Some(direct) = table.get(&flow)? {
+            let (alias, _) = FlowKey::of(&direct.other);
+            return Ok(alias != *key || is_expired(&flow, &direct, now_ns));
         }
     }
     Ok(true)

@@ -38,7 +38,12 @@ pub(crate) fn advance(
             return (if closed { CtState::Closed } else { CtState::Closing }, flags);
         }
         match state {
-            CtState::Closed if !both_finished(flags) && tcp_flags & tcp::SYN == 0 => {
+            // Only a flow that was real can come back: an RST must not be a way to skip the answer.
+            CtState::Closed
+                if !both_finished(flags)
+                    && flags & flow_flags::CONFIRMED != 0
+                    && tcp_flags & tcp::SYN == 0 =>
+            {
                 return (CtState::Established, flags);
             }
             CtState::Closed | CtState::Closing => return (state, flags),
@@ -75,6 +80,7 @@ mod tests {
             .iter()
             .map(|(side, tcp_flags)| {
                 (state, flags) = advance(state, flags, protocol, *tcp_flags, *side == '>');
+                flags |= if state == CtState::Established { flow_flags::CONFIRMED } else { 0 };
                 state
             })
             .collect()
@@ -95,6 +101,11 @@ mod tests {
                 "an answering flood stays half open",
                 &[('>', syn), ('<', syn | ack), ('<', syn | ack)],
                 &[New, Replied, Replied],
+            ),
+            (
+                "a reset before the answer confirms nothing",
+                &[('>', syn), ('>', rst), ('>', ack)],
+                &[New, Closed, Closed],
             ),
             ("refused", &[('>', syn), ('<', rst | ack)], &[New, Closed]),
             (

@@ -7,7 +7,7 @@ use aya_ebpf::{
 use sluice_abi::{BackendId, CtEntry, CtState, DropReason, FlowKey, Judgement, Tuple, flow_flags, maps};
 
 use super::state;
-use crate::scratch::Scratch;
+use crate::scratch::{Handle, Scratch};
 
 #[map]
 static CT_HALF_OPEN: LruHashMap<FlowKey, CtEntry> =
@@ -19,6 +19,10 @@ static CT_CONFIRMED: HashMap<FlowKey, CtEntry> =
 
 /// Writes to an entry's clock closer together than this are left out, to keep its cache line clean: 2²⁷ ns ≈ 0.13 s.
 const CLOCK_STEP_NS: u64 = 1 << 27;
+
+/// `BPF_NOEXIST` (`linux/bpf.h`) and the error it gives.
+const NO_EXIST: u64 = 1;
+const EEXIST: i32 = -17;
 
 /// An entry that a packet met.
 #[derive(Clone, Copy)]
@@ -52,6 +56,13 @@ impl Found {
         CtState::from_number(self.entry().state)
     }
 
+    /// Whether the entry is the direct one of what is sent as `foreign`. An alias may outlive its flow, and the direct
+    /// tuple be another's by then.
+    #[inline(always)]
+    pub(crate) fn is_translation_of(&self, foreign: &Tuple) -> bool {
+        self.has(flow_flags::TRANSLATED) && self.entry().other == *foreign
+    }
+
     /// The same entry, met by a packet from the other side.
     #[inline(always)]
     pub(crate) fn turned(self) -> Self {
@@ -82,31 +93,63 @@ impl Found {
     }
 }
 
-/// Moves a flow, and its alias, to the confirmed table.
+/// Moves a flow, and its alias, to the confirmed table: both or none.
 #[inline(never)]
 fn confirm(direct: &Tuple, entry: &mut CtEntry) -> Result<(), DropReason> {
-    move_entry(direct, entry)?;
-    if entry.flags & flow_flags::TRANSLATED != 0 {
-        let (alias, _) = FlowKey::of(&entry.other);
-        if let Some(alias) = CT_HALF_OPEN.get_ptr_mut(alias) {
+    let other = entry.other;
+    let is_translated = entry.flags & flow_flags::TRANSLATED != 0;
+    if is_translated {
+        let alias = half_open(&other);
+        if !alias.is_null() {
             // SAFETY: a map value.
-            return move_entry(&entry.other, unsafe { &mut *alias });
+            add_confirmed(&other, unsafe { &mut *alias })?;
         }
+    }
+    if let Err(reason) = add_confirmed(direct, entry) {
+        if is_translated {
+            remove_from(&CT_CONFIRMED, &other);
+        }
+        return Err(reason);
+    }
+    // Only now: whoever finds neither meanwhile would take the next packet for a new flow.
+    remove_half_open(direct);
+    if is_translated {
+        remove_half_open(&other);
     }
     Ok(())
 }
 
 #[inline(never)]
-fn move_entry(tuple: &Tuple, entry: &mut CtEntry) -> Result<(), DropReason> {
+fn half_open(tuple: &Tuple) -> *mut CtEntry {
+    let (key, _) = FlowKey::of(tuple);
+    CT_HALF_OPEN.get_ptr_mut(key).unwrap_or(core::ptr::null_mut())
+}
+
+#[inline(never)]
+fn add_confirmed(tuple: &Tuple, entry: &mut CtEntry) -> Result<(), DropReason> {
     let (key, _) = FlowKey::of(tuple);
     entry.flags |= flow_flags::CONFIRMED;
-    if CT_CONFIRMED.insert(key, &*entry, 0).is_err() {
-        entry.flags &= !flow_flags::CONFIRMED;
-        return Err(DropReason::ConntrackFull);
+    match CT_CONFIRMED.insert(key, &*entry, NO_EXIST) {
+        // Another CPU was first, and its entry may be ahead of this one.
+        Ok(()) | Err(EEXIST) => Ok(()),
+        Err(_) => {
+            entry.flags &= !flow_flags::CONFIRMED;
+            Err(DropReason::ConntrackFull)
+        }
     }
+}
+
+#[inline(never)]
+fn remove_half_open(tuple: &Tuple) {
+    let (key, _) = FlowKey::of(tuple);
     // Absent when another CPU has moved it already.
     let _ = CT_HALF_OPEN.remove(key);
-    Ok(())
+}
+
+#[inline(never)]
+fn remove_from(table: &HashMap<FlowKey, CtEntry>, tuple: &Tuple) {
+    let (key, _) = FlowKey::of(tuple);
+    let _ = table.remove(key);
 }
 
 /// The entry for a packet's tuple, unless it has expired. An alias never expires by itself: its flow decides.
@@ -126,7 +169,9 @@ pub(crate) fn find(tuple: &Tuple, now_ns: u64) -> Option<Found> {
 #[inline(never)]
 fn lookup(tuple: &Tuple, now_ns: u64) -> *mut CtEntry {
     let (key, _) = FlowKey::of(tuple);
-    let Some(entry) = CT_CONFIRMED.get_ptr_mut(key).or_else(|| CT_HALF_OPEN.get_ptr_mut(key)) else {
+    // Asked again, because a flow that is confirmed meanwhile leaves the second table for the first.
+    let confirmed = || CT_CONFIRMED.get_ptr_mut(key);
+    let Some(entry) = confirmed().or_else(|| CT_HALF_OPEN.get_ptr_mut(key)).or_else(confirmed) else {
         return core::ptr::null_mut();
     };
     // SAFETY: a map value.
@@ -145,19 +190,24 @@ fn is_expired(entry: &CtEntry, protocol: u8, now_ns: u64) -> bool {
     idle_ns > (CtState::from_number(entry.state).timeout_s(protocol) << 30) as i64
 }
 
-/// Whether a new flow may take the direct tuple.
+/// Whether a new flow may take the direct tuple: there is none, it has ended, or it is only a straggler of the other
+/// side that came after its flow was forgotten.
 #[inline(always)]
 pub(crate) fn is_free(tuple: &Tuple, now_ns: u64) -> bool {
-    find(tuple, now_ns).is_none_or(|found| found.state() == CtState::Closed && !found.has(flow_flags::ALIAS))
+    find(tuple, now_ns).is_none_or(|found| match found.state() {
+        _ if found.has(flow_flags::ALIAS) => false,
+        CtState::Closed => true,
+        CtState::New => !found.from_opener && !found.has(flow_flags::TRANSLATED),
+        CtState::Replied | CtState::Established | CtState::Closing => false,
+    })
 }
 
 /// Removes a flow's entry.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn forget(tuple: &Tuple) {
-    let (key, _) = FlowKey::of(tuple);
     // Absent in one of them, or by now in both.
-    let _ = CT_CONFIRMED.remove(key);
-    let _ = CT_HALF_OPEN.remove(key);
+    remove_from(&CT_CONFIRMED, tuple);
+    remove_half_open(tuple);
 }
 
 /// Makes the entries of the new flow in `scratch`: what was `sent`, what it was translated to in `opened`, by which
@@ -166,7 +216,8 @@ pub(crate) fn forget(tuple: &Tuple) {
 /// # Errors
 /// [`DropReason::ConntrackInsert`] when a table takes none.
 #[inline(never)]
-pub(crate) fn create(scratch: &mut Scratch, flags: u8, now_ns: u64) -> Result<(), DropReason> {
+pub(crate) fn create(mut scratch: Handle, flags: u8, now_ns: u64) -> Result<(), DropReason> {
+    let scratch: &mut Scratch = &mut scratch;
     let translated = scratch.backend != BackendId::NONE;
     let entry = &mut scratch.entry;
     entry.last_seen_ns = now_ns;

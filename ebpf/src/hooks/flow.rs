@@ -1,21 +1,22 @@
 //! What every hook does with a packet that belongs, or may belong, to a flow.
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
-use sluice_abi::{BackendId, CtState, DropReason, Endpoint, Judgement, flow_flags, protocol};
+use sluice_abi::{BackendId, CtState, DropReason, Judgement, flow_flags, protocol};
 
 use crate::{
     config,
     conntrack::{self, Found, state},
-    endpoint, nat, outcome,
-    policy::{self, Ends},
-    scratch::{self, Scratch},
+    endpoint::{End, EndKind},
+    nat, outcome, policy,
+    scratch::{self, Handle, Scratch},
     service,
 };
 
 /// Tracks, translates and judges the packet; says whether its flow stays on the host stack. `flags` are those of a
 /// flow that is first seen here; `services` says whether packets to a Service's address are translated here.
 ///
-/// On success `scratch.packet.tuple` is what is on the wire.
+/// `scratch.src` and `scratch.dst` are the ends of the packet as it came. On success `scratch.packet.tuple` is what is
+/// on the wire.
 ///
 /// # Errors
 /// The number of the drop reason.
@@ -34,7 +35,7 @@ const NEW: u32 = 0;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn pass_flow(skb: *mut __sk_buff) -> u32 {
-    let Some(scratch) = scratch::get() else {
+    let Some(mut scratch) = scratch::get() else {
         return DropReason::Malformed as u32;
     };
     scratch.sent = scratch.packet.tuple;
@@ -47,7 +48,7 @@ extern "C" fn pass_flow(skb: *mut __sk_buff) -> u32 {
 
 /// `Ok(None)` when the packet opens a flow.
 #[inline(always)]
-fn try_pass(ctx: &TcContext, scratch: &mut Scratch) -> Result<Option<bool>, u8> {
+fn try_pass(ctx: &TcContext, mut scratch: Handle) -> Result<Option<bool>, u8> {
     let now_ns = config::now_ns();
     let opens = state::opens(scratch.sent.protocol, scratch.packet.tcp_flags);
     let Some(mut found) = conntrack::find(&scratch.sent, now_ns) else {
@@ -55,23 +56,14 @@ fn try_pass(ctx: &TcContext, scratch: &mut Scratch) -> Result<Option<bool>, u8> 
     };
     scratch.opened = scratch.sent;
     if found.has(flow_flags::ALIAS) {
-        let alias = found;
-        scratch.opened = alias.entry().other;
-        found = match conntrack::find(&scratch.opened, now_ns) {
-            Some(found) if continues(&found, alias.entry().backend, scratch.sent.protocol, opens) => found,
-            _ => {
-                conntrack::forget(&scratch.sent);
-                conntrack::forget(&scratch.opened);
-                return Ok(None);
-            }
+        let Some(direct) = follow(scratch, &found, opens, now_ns) else {
+            return Ok(None);
         };
-        if alias.from_opener {
+        if found.from_opener {
             scratch.target = scratch.opened;
             nat::rewrite(ctx)?;
-        } else {
-            // A reply, translated back already, on its way over the host stack.
-            found = found.turned();
         }
+        found = direct;
     } else if opens && is_over(found.state()) {
         return Ok(None);
     } else if found.from_opener && found.has(flow_flags::TRANSLATED) {
@@ -80,15 +72,45 @@ fn try_pass(ctx: &TcContext, scratch: &mut Scratch) -> Result<Option<bool>, u8> 
     } else if !found.from_opener {
         scratch.opened = scratch.sent.reversed();
     }
-    let ends = Ends { opener: opener(scratch, &found), responder: endpoint::local(&scratch.opened.dst) };
-    policy::judge(found.judged(), &ends, &scratch.opened, config::epoch(), &mut scratch.trace)
-        .and_then(|()| found.advance(&scratch.opened, scratch.packet.tcp_flags, now_ns))
-        .map_err(|reason| reason as u8)?;
-    if !found.from_opener && found.has(flow_flags::TRANSLATED) {
+    // Read before the flow is confirmed, which moves its entry.
+    let is_reply = !found.from_opener && found.has(flow_flags::TRANSLATED);
+    let stays = found.has(flow_flags::STACK);
+    if is_reply {
         scratch.target = found.entry().other.reversed();
+    }
+    let (opener, responder) = ends(&scratch, &found);
+    {
+        let scratch: &mut Scratch = &mut scratch;
+        policy::judge(found.judged(), &opener, &responder, &scratch.opened, &mut scratch.trace)
+            .and_then(|()| found.advance(&scratch.opened, scratch.packet.tcp_flags, now_ns))
+            .map_err(|reason| reason as u8)?;
+    }
+    if is_reply {
         nat::rewrite(ctx)?;
     }
-    Ok(Some(found.has(flow_flags::STACK)))
+    Ok(Some(stays))
+}
+
+/// From an alias to its flow, with `scratch.opened` the direct tuple. When the flow does not go on, what is left of
+/// it is removed.
+#[inline(always)]
+fn follow(mut scratch: Handle, alias: &Found, opens: bool, now_ns: u64) -> Option<Found> {
+    scratch.opened = alias.entry().other;
+    // What the opener sends, whichever side this packet is from.
+    scratch.target = if alias.from_opener { scratch.sent } else { scratch.sent.reversed() };
+    let direct =
+        conntrack::find(&scratch.opened, now_ns).filter(|direct| direct.is_translation_of(&scratch.target));
+    let Some(direct) = direct else {
+        conntrack::forget(&scratch.sent); // the direct tuple is nobody's or another's by now
+        return None;
+    };
+    if !continues(&direct, alias.entry().backend, scratch.sent.protocol, opens) {
+        conntrack::forget(&scratch.sent);
+        conntrack::forget(&scratch.opened);
+        return None;
+    }
+    // From the other side it is a reply, translated back already, on its way over the host stack.
+    Some(if alias.from_opener { direct } else { direct.turned() })
 }
 
 /// Whether a flow that came to its end may be opened again with the same tuple.
@@ -107,21 +129,30 @@ fn continues(found: &Found, backend: BackendId, protocol: u8, opens: bool) -> bo
     found.state() != CtState::New || service::usable(backend)
 }
 
-/// The opener as an endpoint of this node, also when a translation hid its address.
+/// Opener and responder of the flow `scratch.opened`: those of the packet, but where a translation hides one.
 #[inline(always)]
-fn opener(scratch: &Scratch, found: &Found) -> Option<&'static Endpoint> {
-    endpoint::local(if found.has(flow_flags::TRANSLATED) {
-        &found.entry().other.src
-    } else {
-        &scratch.opened.src
-    })
+fn ends(scratch: &Scratch, found: &Found) -> (End, End) {
+    if found.has(flow_flags::TRANSLATED) {
+        return (pod(End::at(&found.entry().other.src)), End::at(&scratch.opened.dst));
+    }
+    if found.from_opener { (pod(scratch.src), scratch.dst) } else { (pod(scratch.dst), scratch.src) }
+}
+
+/// An opener that is a pod. One that has the node's address is not the node: its own stack's flows are not tracked, so
+/// somebody translated this one, and it is judged like any peer.
+#[inline(always)]
+fn pod(opener: End) -> End {
+    match opener.kind {
+        EndKind::Pod => opener,
+        EndKind::Elsewhere | EndKind::Host => End::of(None),
+    }
 }
 
 /// The first packet of a flow, `scratch.sent`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn open_flow(skb: *mut __sk_buff, services: u32, flags: u32) -> u32 {
-    let Some(scratch) = scratch::get() else {
+    let Some(mut scratch) = scratch::get() else {
         return DropReason::Malformed as u32;
     };
     scratch.opened = scratch.sent;
@@ -133,19 +164,30 @@ extern "C" fn open_flow(skb: *mut __sk_buff, services: u32, flags: u32) -> u32 {
 }
 
 #[inline(always)]
-fn try_open(ctx: &TcContext, scratch: &mut Scratch, services: bool, flags: u8) -> Result<(), u8> {
+fn try_open(ctx: &TcContext, mut scratch: Handle, services: bool, flags: u8) -> Result<(), u8> {
     let now_ns = config::now_ns();
+    let mut responder = scratch.dst;
     if services && let Some(frontend) = service::frontend(&scratch.sent) {
         service::choose(frontend, scratch, now_ns).map_err(|reason| reason as u8)?;
         scratch.target = scratch.opened;
         nat::rewrite(ctx)?;
+        responder = End::at(&scratch.opened.dst);
     }
-    let ends =
-        Ends { opener: endpoint::local(&scratch.sent.src), responder: endpoint::local(&scratch.opened.dst) };
+    let opener = pod(scratch.src);
     scratch.judged = [Judgement::default(); 2];
-    policy::judge(&mut scratch.judged, &ends, &scratch.opened, config::epoch(), &mut scratch.trace)
-        .and_then(|()| conntrack::create(scratch, flags, now_ns))
-        .map_err(|reason| reason as u8)
+    judge(scratch, &opener, &responder)?;
+    if responder.kind == EndKind::Host && goes_on(&scratch) {
+        return Ok(());
+    }
+    conntrack::create(scratch, flags, now_ns).map_err(|reason| reason as u8)
+}
+
+/// Whether the packet is of a TCP connection that the node's own stack opened, which keeps its flows itself. What a pod
+/// opens to its node is tracked, so that an answer that somebody translated finds its flow.
+#[inline(always)]
+fn goes_on(scratch: &Scratch) -> bool {
+    let is_tcp = scratch.sent.protocol == protocol::TCP;
+    is_tcp && scratch.backend == BackendId::NONE && !state::opens(protocol::TCP, scratch.packet.tcp_flags)
 }
 
 /// Judges a packet that is no flow's: an ICMP error about nothing that is known here.
@@ -153,8 +195,16 @@ fn try_open(ctx: &TcContext, scratch: &mut Scratch, services: bool, flags: u8) -
 /// # Errors
 /// The number of the drop reason.
 #[inline(always)]
-pub(crate) fn judge_alone(scratch: &mut Scratch, ends: &Ends) -> Result<(), u8> {
+pub(crate) fn judge_alone(mut scratch: Handle) -> Result<(), u8> {
     scratch.judged = [Judgement::default(); 2];
-    policy::judge(&mut scratch.judged, ends, &scratch.packet.tuple, config::epoch(), &mut scratch.trace)
+    scratch.opened = scratch.packet.tuple;
+    let (opener, responder) = (pod(scratch.src), scratch.dst);
+    judge(scratch, &opener, &responder)
+}
+
+#[inline(always)]
+fn judge(mut scratch: Handle, opener: &End, responder: &End) -> Result<(), u8> {
+    let scratch: &mut Scratch = &mut scratch;
+    policy::judge(&mut scratch.judged, opener, responder, &scratch.opened, &mut scratch.trace)
         .map_err(|reason| reason as u8)
 }

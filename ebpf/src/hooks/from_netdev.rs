@@ -8,40 +8,41 @@ use sluice_abi::{DropReason, Hook};
 
 use super::flow;
 use crate::{
-    drops, endpoint,
+    drops,
+    endpoint::{self, End},
     forward::{self, Forward},
     icmp,
     packet::{self, Frame, Kind},
-    policy::Ends,
-    scratch::{self, Scratch},
+    scratch::{self, Handle},
 };
 
 /// Packets from the network.
 #[classifier]
 pub(crate) fn from_netdev(ctx: TcContext) -> i32 {
-    let Some(scratch) = scratch::get() else {
+    let Some(mut scratch) = scratch::get() else {
         return forward::DROP;
     };
     scratch.trace.start(Hook::FromNetdev);
     match try_from_netdev(&ctx, scratch) {
         Ok(action) => action,
         Err(reason) => {
-            drops::record(&ctx, scratch, reason);
+            drops::record(&ctx, &scratch, reason);
             forward::DROP
         }
     }
 }
 
 #[inline(always)]
-fn try_from_netdev(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, u8> {
+fn try_from_netdev(ctx: &TcContext, mut scratch: Handle) -> Result<i32, u8> {
     if packet::parse(ctx)? != Frame::Ip {
         return Ok(forward::STACK); // ARP, LLDP, a VLAN device's frames: the host's business
     }
     match scratch.packet.kind {
-        Kind::Neighbor | Kind::LinkLocal => return Ok(forward::STACK),
+        Kind::Neighbor | Kind::LinkLocal => return Ok(forward::STACK), // for no pod: see `packet::Kind`
         Kind::Flow | Kind::IcmpError => {}
     }
-    if endpoint::local(&scratch.packet.tuple.src).is_some() {
+    let src = &scratch.packet.tuple.src;
+    if endpoint::local(src).is_some() || src.is_hairpin() {
         return Err(DropReason::SpoofedSource as u8);
     }
     let destination = match endpoint::local(&scratch.packet.tuple.dst) {
@@ -49,10 +50,13 @@ fn try_from_netdev(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, u8> {
         _ => return Ok(forward::STACK),
     };
     scratch.trace.endpoint = destination.id;
+    scratch.src = End::of(None);
+    scratch.dst = End::of(Some(destination));
+    scratch.packet.note_fragment();
     let mut stays = false;
     if scratch.packet.kind == Kind::IcmpError {
         if !icmp::related(ctx)? {
-            flow::judge_alone(scratch, &Ends { opener: None, responder: Some(destination) })?;
+            flow::judge_alone(scratch)?;
         }
     } else {
         stays = flow::pass(ctx, false, 0)?;

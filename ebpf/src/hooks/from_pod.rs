@@ -4,23 +4,22 @@
 //! policy too, because the redirect into that pod skips its veth's own hook.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use sluice_abi::{DropReason, Endpoint, Hook};
+use sluice_abi::{Addr, DropReason, Endpoint, Hook};
 
 use super::flow;
 use crate::{
-    drops::{self, Trace},
-    endpoint,
+    drops,
+    endpoint::{self, End},
     forward::{self, Forward},
     icmp,
-    packet::{self, Frame, Kind, Packet},
-    policy::Ends,
-    scratch::{self, Scratch},
+    packet::{self, Frame, Kind},
+    scratch::{self, Handle},
 };
 
 /// Packets from a pod.
 #[classifier]
 pub(crate) fn from_pod(ctx: TcContext) -> i32 {
-    let Some(scratch) = scratch::get() else {
+    let Some(mut scratch) = scratch::get() else {
         return forward::DROP;
     };
     scratch.trace.start(Hook::FromPod);
@@ -30,43 +29,43 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
             action
         }
         Err(reason) => {
-            drops::record(&ctx, scratch, reason);
+            drops::record(&ctx, &scratch, reason);
             forward::DROP
         }
     }
 }
 
 #[inline(always)]
-fn try_from_pod(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, u8> {
+fn try_from_pod(ctx: &TcContext, mut scratch: Handle) -> Result<i32, u8> {
     match packet::parse(ctx)? {
         Frame::Ip => {}
-        Frame::Arp => return on_stack(ctx, &mut scratch.trace),
-        Frame::Vlan => return Err(unless_ready(ctx, &mut scratch.trace, DropReason::VlanTagged)),
-        Frame::Other => return Err(unless_ready(ctx, &mut scratch.trace, DropReason::NotIp)),
+        Frame::Arp => return arp(ctx, scratch),
+        Frame::Vlan => return Err(unless_ready(ctx, scratch, DropReason::VlanTagged)),
+        Frame::Other => return Err(unless_ready(ctx, scratch, DropReason::NotIp)),
     }
     match scratch.packet.kind {
-        Kind::Neighbor => return on_stack(ctx, &mut scratch.trace),
-        Kind::LinkLocal => return Err(unless_ready(ctx, &mut scratch.trace, DropReason::LinkLocal)),
+        Kind::Neighbor => return neighbor(ctx, scratch),
+        Kind::LinkLocal => return Err(unless_ready(ctx, scratch, DropReason::LinkLocal)),
         Kind::Flow | Kind::IcmpError => {}
     }
-    let source = source(ctx, &scratch.packet, &mut scratch.trace)?;
+    scratch.src = End::of(Some(source(ctx, scratch, &scratch.packet.tuple.src)?));
     if scratch.packet.tuple.dst.is_multicast() {
         return Err(DropReason::Multicast as u8);
     }
+    scratch.packet.note_fragment();
     let mut destination = endpoint::local(&scratch.packet.tuple.dst);
-    if destination.is_some_and(endpoint::is_host) {
-        return Ok(forward::STACK); // nobody's policy, and the stack keeps its own flows
-    }
+    scratch.dst = End::of(destination);
     let mut stays = false;
     if scratch.packet.kind == Kind::IcmpError {
+        scratch.sent.dst = scratch.packet.tuple.dst;
         if !icmp::related(ctx)? {
-            flow::judge_alone(scratch, &Ends { opener: Some(source), responder: destination })?;
+            flow::judge_alone(scratch)?;
         }
     } else {
         stays = flow::pass(ctx, true, 0)?;
-        if destination.is_none() {
-            destination = endpoint::local(&scratch.packet.tuple.dst);
-        }
+    }
+    if scratch.packet.tuple.dst != scratch.sent.dst {
+        destination = endpoint::local(&scratch.packet.tuple.dst);
     }
     forward::run(if stays { Forward::Stack } else { towards(destination) }, ctx, &scratch.packet)
         .map_err(|reason| reason as u8)
@@ -74,34 +73,46 @@ fn try_from_pod(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, u8> {
 
 /// The pod behind the interface, whose address the packet must carry.
 #[inline(always)]
-fn source(ctx: &TcContext, packet: &Packet, trace: &mut Trace) -> Result<&'static Endpoint, u8> {
-    let ifindex = drops::ifindex(ctx);
-    match endpoint::local(&packet.tuple.src) {
-        Some(source) if source.ifindex == ifindex => {
-            trace.endpoint = source.id;
+fn source(ctx: &TcContext, mut scratch: Handle, src: &Addr) -> Result<&'static Endpoint, u8> {
+    match endpoint::local(src) {
+        Some(source) if source.ifindex == drops::ifindex(ctx) => {
+            scratch.trace.endpoint = source.id;
             Ok(source)
         }
-        _ => Err(unless_ready(ctx, trace, DropReason::SpoofedSource)),
+        _ => Err(unless_ready(ctx, scratch, DropReason::SpoofedSource)),
     }
 }
 
 /// Before a pod's rules are in force that is the reason for everything.
 #[inline(always)]
-fn unless_ready(ctx: &TcContext, trace: &mut Trace, reason: DropReason) -> u8 {
+fn unless_ready(ctx: &TcContext, mut scratch: Handle, reason: DropReason) -> u8 {
     match endpoint::of_interface(drops::ifindex(ctx)) {
         Some(id) => {
-            trace.endpoint = id;
+            scratch.trace.endpoint = id;
             reason as u8
         }
         None => DropReason::NotReady as u8,
     }
 }
 
-/// Address resolution for the pod's gateway, which the host stack answers.
+/// Address resolution for the pod's gateway, which the host stack answers; the pod may speak for itself only.
 #[inline(always)]
-fn on_stack(ctx: &TcContext, trace: &mut Trace) -> Result<i32, u8> {
-    trace.endpoint = endpoint::of_interface(drops::ifindex(ctx)).ok_or(DropReason::NotReady as u8)?;
-    Ok(forward::STACK)
+fn arp(ctx: &TcContext, scratch: Handle) -> Result<i32, u8> {
+    let sender = packet::arp_sender(ctx).map_err(|reason| unless_ready(ctx, scratch, reason))?;
+    source(ctx, scratch, &sender).map(|_| forward::STACK)
+}
+
+/// The same for IPv6; an interface that has no address yet, or only a link-local one, may ask too.
+#[inline(always)]
+fn neighbor(ctx: &TcContext, scratch: Handle) -> Result<i32, u8> {
+    let src = &scratch.packet.tuple.src;
+    if src.is_v6_link_local() || *src == Addr::UNSPECIFIED {
+        return match unless_ready(ctx, scratch, DropReason::LinkLocal) {
+            reason if reason == DropReason::NotReady as u8 => Err(reason),
+            _ => Ok(forward::STACK),
+        };
+    }
+    source(ctx, scratch, src).map(|_| forward::STACK)
 }
 
 #[inline(always)]

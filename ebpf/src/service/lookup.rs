@@ -10,7 +10,10 @@ use sluice_abi::{
 };
 
 use super::select;
-use crate::{conntrack, scratch::Scratch};
+use crate::{
+    conntrack,
+    scratch::{Handle, Scratch},
+};
 
 #[map]
 static FRONTENDS: HashMap<FrontendKey, Frontend> =
@@ -63,7 +66,8 @@ fn backend(id: BackendId) -> Option<&'static Backend> {
 /// [`DropReason::NoBackend`] when the slice is empty; [`DropReason::TupleCollision`] when each backend that was tried
 /// has a flow with the tuple already.
 #[inline(never)]
-pub(crate) fn choose(frontend: &Frontend, scratch: &mut Scratch, now_ns: u64) -> Result<(), DropReason> {
+pub(crate) fn choose(frontend: &Frontend, mut scratch: Handle, now_ns: u64) -> Result<(), DropReason> {
+    let scratch: &mut Scratch = &mut scratch;
     let (first_slot, count) = (frontend.first_slot, frontend.count);
     if count == 0 {
         return Err(DropReason::NoBackend);
