@@ -6,6 +6,7 @@
 //! | [`address_pod`]: addresses, loopback | 1, pod | down |
 //! | [`connect_host`]: up, routes, neighbours | 1, host | host's end up |
 //! | [`connect_pod`]: up, default routes, neighbours | 1, pod | up |
+//! | [`await_up`]: both send | 1, each | up |
 //!
 //! **Invariant: the host-side veth holds everything.** Removing it removes the pod's end, and every address, route and
 //! neighbour with them; there is nothing else to undo.
@@ -18,11 +19,13 @@ use std::{
     fs,
     io::{self, BufRead as _, BufReader},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    thread,
+    time::{Duration, Instant},
 };
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage},
+    link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage, State},
 };
 use nix::errno::Errno;
 
@@ -73,6 +76,12 @@ pub enum PlumbError {
         /// Why not.
         source: io::Error,
     },
+    /// A link was set up but does not get so far.
+    #[error("waiting {UP_TIMEOUT:?} until {name} is up")]
+    NotUp {
+        /// Which.
+        name: String,
+    },
     /// The kernel answered without what was asked for.
     #[error("the kernel told no index of {host_ifname} or its peer")]
     NoIndex {
@@ -80,6 +89,9 @@ pub enum PlumbError {
         host_ifname: String,
     },
 }
+
+/// How long the kernel may take to make a link that was set up usable: milliseconds, unless it is very busy.
+const UP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a wire is made from.
 #[derive(Clone, Copy, Debug)]
@@ -233,6 +245,27 @@ pub(crate) fn connect_pod(pod: &mut Netlink, wire: Wire<'_>, veth: Veth) -> Resu
     }
     pod.run(&batch)?;
     Ok(())
+}
+
+/// Waits until both ends send. The kernel gives a device its queue after it has answered that the device is up, on a work
+/// queue of its own, and drops what is sent meanwhile; the operational state (RFC 2863, section 3.1.12) turns to up behind
+/// that.
+pub(crate) fn await_up(host: &mut Netlink, pod: &mut Netlink, wire: Wire<'_>) -> Result<(), PlumbError> {
+    let deadline = Instant::now() + UP_TIMEOUT;
+    for (netlink, name) in [(host, wire.host_ifname), (pod, wire.attachment.ifname.as_str())] {
+        while !find(netlink, name)?.as_ref().is_some_and(is_up) {
+            if Instant::now() > deadline {
+                return Err(PlumbError::NotUp { name: name.to_owned() });
+            }
+            // From Linux 6.8 on the question itself brings the answer about.
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    Ok(())
+}
+
+fn is_up(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::OperState(State::Up)))
 }
 
 /// Stops all traffic of the pod.

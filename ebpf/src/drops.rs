@@ -6,8 +6,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use sluice_abi::{
-    Counter, Direction, DropKey, DropRecord, EndpointId, Event, EventKind, Hook, Identity, RuleId, RuleSetId,
-    Tuple, maps,
+    Counter, Direction, DropKey, DropReason, DropRecord, EndpointId, Event, EventKind, Hook, Identity,
+    RuleId, RuleSetId, Tuple, maps, protocol,
 };
 
 use crate::{config, scratch::Scratch};
@@ -62,6 +62,9 @@ pub(crate) fn forwarded(ctx: &TcContext) {
 #[inline(always)]
 pub(crate) fn record(ctx: &TcContext, scratch: &Scratch, reason: u8) {
     count(u32::from(reason), ctx.len());
+    if reason == DropReason::LinkLocal as u8 {
+        return; // every pod says such things when it starts: the count is enough
+    }
     let at_ns = config::now_ns();
     if remember(&scratch.trace, &scratch.packet.tuple, reason, at_ns) {
         report(scratch, reason, at_ns, ctx.len(), ifindex(ctx));
@@ -90,19 +93,24 @@ const REPORT_STEP_NS: u64 = 1 << 27;
 /// Notes the drop among those that look like it, and says whether it is worth an event.
 #[inline(never)]
 fn remember(trace: &Trace, tuple: &Tuple, reason: u8, at_ns: u64) -> bool {
-    let peer = match trace.direction {
-        Direction::Ingress => tuple.src,
-        Direction::Egress => tuple.dst,
-    };
-    let key = DropKey {
-        peer,
+    let mut key = DropKey {
+        peer: tuple.dst,
         endpoint: trace.endpoint,
-        port: tuple.dst_port,
+        // What stands for ports in ICMP is the echo's identifier, and would make a record of every ping.
+        port: if matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6) {
+            [0; 2]
+        } else {
+            tuple.dst_port
+        },
         protocol: tuple.protocol,
         direction: trace.direction as u8,
         reason,
         reserved: [0; 3],
     };
+    // Not by a `match` in the initializer: that becomes an offset, which the verifier does not trust.
+    if trace.direction == Direction::Ingress {
+        key.peer = tuple.src;
+    }
     if let Some(record) = DROP_RECORDS.get_ptr_mut(&key) {
         // SAFETY: a map value; racing increments may lose one, and the exact total is in `COUNTERS`.
         let record = unsafe { &mut *record };

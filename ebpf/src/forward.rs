@@ -58,9 +58,12 @@ pub(crate) fn run(forward: Forward, ctx: &TcContext, packet: &Packet) -> Result<
             Ok(unsafe { bpf_redirect_peer(endpoint.ifindex, 0) } as i32)
         }
         Forward::Route => {
-            let Some((ifindex, mut next_hop)) = route(ctx, packet) else {
+            // SAFETY: integers; zero is a value of each.
+            let mut next_hop: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+            let ifindex = route(ctx, packet, &mut next_hop);
+            if ifindex == 0 {
                 return Ok(STACK);
-            };
+            }
             decrement_ttl(ctx, packet)?;
             let size = size_of::<bpf_redir_neigh>() as i32;
             // SAFETY: the helper reads `size` bytes of a live value.
@@ -69,10 +72,10 @@ pub(crate) fn run(forward: Forward, ctx: &TcContext, packet: &Packet) -> Result<
     }
 }
 
-/// The device and next hop for the packet; `None` leaves it to the host stack: no route, too big, a
+/// The interface index of the device for the packet, and its next hop; 0 leaves it to the host stack: no route, too big, a
 /// neighbour to resolve (or to answer for), or a device or route that asks for more than forwarding.
-#[inline(always)]
-fn route(ctx: &TcContext, packet: &Packet) -> Option<(u32, bpf_redir_neigh)> {
+#[inline(never)]
+fn route(ctx: &TcContext, packet: &Packet, next_hop: &mut bpf_redir_neigh) -> u32 {
     // SAFETY: integers and byte arrays; zero is a value of each.
     let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     // SAFETY: the context of a running program.
@@ -95,10 +98,8 @@ fn route(ctx: &TcContext, packet: &Packet) -> Option<(u32, bpf_redir_neigh)> {
     // SAFETY: the helper reads and writes `size` bytes of a live value.
     let result = unsafe { fib_lookup(ctx.skb.skb.cast(), &raw mut params, size, 0) };
     if result != FIB_SUCCESS {
-        return None;
+        return 0;
     }
-    // SAFETY: as for `params`.
-    let mut next_hop: bpf_redir_neigh = unsafe { core::mem::zeroed() };
     next_hop.nh_family = u32::from(params.family);
     // A route may lead an IPv4 packet to an IPv6 next hop, and the lookup says so in the family.
     if params.family == AF_INET {
@@ -108,7 +109,7 @@ fn route(ctx: &TcContext, packet: &Packet) -> Option<(u32, bpf_redir_neigh)> {
         // SAFETY: the family names the field.
         next_hop.__bindgen_anon_1.ipv6_nh = unsafe { params.__bindgen_anon_4.ipv6_dst };
     }
-    Some((params.ifindex, next_hop))
+    params.ifindex
 }
 
 /// Bytes of the IP datagram that must fit the route: of one segment, when the device cuts it up.

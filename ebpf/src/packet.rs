@@ -535,12 +535,25 @@ fn quoted_v4(ctx: &TcContext, out: &mut Quoted) -> Result<(), DropReason> {
 
 #[inline(never)]
 fn quoted_v6(ctx: &TcContext, out: &mut Quoted) -> Result<(), DropReason> {
-    let ip: Ipv6 = load(ctx, out.l3_offset)?;
-    let (src, dst) = (Addr(ip.src), Addr(ip.dst));
-    if src.is_v4() || dst.is_v4() {
+    let [next_header]: [u8; 1] = load(ctx, out.l3_offset + 6)?;
+    // SAFETY: source and destination are the first 32 bytes of a tuple, and any bytes are addresses.
+    let result = unsafe {
+        bpf_skb_load_bytes(
+            ctx.skb.skb.cast(),
+            out.l3_offset + 8,
+            core::ptr::from_mut(&mut out.tuple).cast(),
+            32,
+        )
+    };
+    if result != 0 {
+        return Err(DropReason::Malformed);
+    }
+    if out.tuple.src.is_v4() || out.tuple.dst.is_v4() {
         return Err(DropReason::MappedAddress);
     }
-    out.tuple = Tuple { src, dst, protocol: ip.next_header, ..Tuple::default() };
+    out.tuple.src_port = [0; 2];
+    out.tuple.dst_port = [0; 2];
+    out.tuple.protocol = next_header;
     out.l4_offset = out.l3_offset + IPV6_LEN as u32;
     Ok(())
 }

@@ -115,7 +115,8 @@ fn cluster(case: &Case, engine: &mut impl Engine) -> Cluster {
         cluster.apply(Change::Upsert(object)).expect("a sound fixture");
     }
     for (number, spec) in case.policies.iter().enumerate() {
-        let (namespace, spec) = spec.strip_prefix("other:").map_or(("default", *spec), |spec| ("other", spec));
+        let (namespace, spec) =
+            spec.strip_prefix("other:").map_or(("default", *spec), |spec| ("other", spec));
         let yaml = format!(
             "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p{number}, namespace: {namespace}}}, spec: {spec}}}"
         );
@@ -182,7 +183,8 @@ impl Engine for Model {
     }
 
     fn allows(&mut self, probe: &Probe) -> bool {
-        let flow = Flow { src: probe.src.into(), dst: probe.dst.into(), protocol: probe.protocol, port: probe.port };
+        let flow =
+            Flow { src: probe.src.into(), dst: probe.dst.into(), protocol: probe.protocol, port: probe.port };
         verdict(&self.actual, &flow).allows()
     }
 }

@@ -266,12 +266,8 @@ impl Lab {
         };
         let result = self.program(hook).test_run(options).expect("a run of the program");
         out.truncate(result.data_size_out as usize);
-        let action = match result.return_value as i32 {
-            2 => Action::Drop,
-            -1 => Action::Stack,
-            7 => Action::Redirect,
-            other => panic!("{} returned {other}", hook.name()),
-        };
+        let action = action(result.return_value)
+            .unwrap_or_else(|| panic!("{} returned {}", hook.name(), result.return_value));
         Output { action, packet: out }
     }
 
@@ -331,8 +327,18 @@ fn pinned(bpffs: &Path, hook: Hook) -> SchedClassifier {
     SchedClassifier::from_pin(digest.path().join(hook.name())).expect("a pinned program")
 }
 
+/// What a program's return value means (`TC_ACT_*`, `linux/pkt_cls.h`); none for one that no program gives.
+pub fn action(return_value: u32) -> Option<Action> {
+    match return_value as i32 {
+        2 => Some(Action::Drop),
+        -1 => Some(Action::Stack),
+        7 => Some(Action::Redirect),
+        _ => None,
+    }
+}
+
 /// A `struct __sk_buff` (`linux/bpf.h`) up to and with `ifindex`, the only field that is not zero.
-fn context(ifindex: u32) -> [u8; 44] {
+pub fn context(ifindex: u32) -> [u8; 44] {
     let mut context = [0; 44];
     context[40..].copy_from_slice(&ifindex.to_ne_bytes());
     context

@@ -98,40 +98,83 @@ pods! {
 }
 
 /// A rule set that lets `web` reach `db` on TCP 80, for rows about something else.
-const WEB_TO_DB: &str =
-    "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 80}]}]}";
+const WEB_TO_DB: &str = "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 80}]}]}";
 
 /// The rows.
 pub const CASES: &[Case] = &[
     Case {
         name: "without a policy everything passes",
         policies: &[],
-        allowed: &["web > db tcp/80", "web > other/db udp/53", "far > web icmp", "web > far sctp/9", "web > 203.0.113.9 tcp/443", "203.0.113.9 > web tcp/1", "web > 2001:db8::9 udp/1"],
+        allowed: &[
+            "web > db tcp/80",
+            "web > other/db udp/53",
+            "far > web icmp",
+            "web > far sctp/9",
+            "web > 203.0.113.9 tcp/443",
+            "203.0.113.9 > web tcp/1",
+            "web > 2001:db8::9 udp/1",
+        ],
         denied: &[],
     },
     Case {
         name: "a policy isolates the pods it selects in its direction, and no other",
         policies: &[WEB_TO_DB],
-        allowed: &["web > db tcp/80", "far > db tcp/80", "db > web tcp/80", "job > web tcp/80", "web > other/db tcp/80", "db > 203.0.113.9 tcp/1"],
-        denied: &["job > db tcp/80", "other/web > db tcp/80", "other/far > db tcp/80", "203.0.113.9 > db tcp/80", "2001:db8::9 > db tcp/80"],
+        allowed: &[
+            "web > db tcp/80",
+            "far > db tcp/80",
+            "db > web tcp/80",
+            "job > web tcp/80",
+            "web > other/db tcp/80",
+            "db > 203.0.113.9 tcp/1",
+        ],
+        denied: &[
+            "job > db tcp/80",
+            "other/web > db tcp/80",
+            "other/far > db tcp/80",
+            "203.0.113.9 > db tcp/80",
+            "2001:db8::9 > db tcp/80",
+        ],
     },
     Case {
         name: "a rule with ports matches these ports and this protocol, and never ICMP",
         policies: &[WEB_TO_DB],
         allowed: &["web > db tcp/80"],
-        denied: &["web > db tcp/79", "web > db tcp/81", "web > db udp/80", "web > db sctp/80", "web > db icmp", "web > db gre"],
+        denied: &[
+            "web > db tcp/79",
+            "web > db tcp/81",
+            "web > db udp/80",
+            "web > db sctp/80",
+            "web > db icmp",
+            "web > db gre",
+        ],
     },
     Case {
         name: "a rule without ports matches every protocol",
-        policies: &["{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]}"],
-        allowed: &["web > db tcp/1", "web > db udp/65535", "web > db sctp/80", "web > db icmp", "web > db gre"],
+        policies: &[
+            "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]}",
+        ],
+        allowed: &[
+            "web > db tcp/1",
+            "web > db udp/65535",
+            "web > db sctp/80",
+            "web > db icmp",
+            "web > db gre",
+        ],
         denied: &["job > db icmp", "job > db tcp/1"],
     },
     Case {
         name: "the protocol of a port defaults to TCP, and the three are kept apart",
-        policies: &["{podSelector: {matchLabels: {app: db}}, ingress: [{ports: [{port: 53}, {protocol: UDP, port: 54}, {protocol: SCTP, port: 55}]}]}"],
+        policies: &[
+            "{podSelector: {matchLabels: {app: db}}, ingress: [{ports: [{port: 53}, {protocol: UDP, port: 54}, {protocol: SCTP, port: 55}]}]}",
+        ],
         allowed: &["web > db tcp/53", "web > db udp/54", "web > db sctp/55", "203.0.113.9 > db tcp/53"],
-        denied: &["web > db udp/53", "web > db tcp/54", "web > db tcp/55", "web > db udp/55", "web > db sctp/53"],
+        denied: &[
+            "web > db udp/53",
+            "web > db tcp/54",
+            "web > db tcp/55",
+            "web > db udp/55",
+            "web > db sctp/53",
+        ],
     },
     Case {
         name: "a port without a number matches every port of its protocol",
@@ -141,13 +184,17 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "a port range holds both its ends and nothing beside them",
-        policies: &["{podSelector: {matchLabels: {app: db}}, ingress: [{ports: [{port: 81, endPort: 200}]}]}"],
+        policies: &[
+            "{podSelector: {matchLabels: {app: db}}, ingress: [{ports: [{port: 81, endPort: 200}]}]}",
+        ],
         allowed: &["web > db tcp/81", "web > db tcp/128", "web > db tcp/200"],
         denied: &["web > db tcp/80", "web > db tcp/201", "web > db udp/100"],
     },
     Case {
         name: "a range may hold every port",
-        policies: &["{podSelector: {matchLabels: {app: db}}, ingress: [{ports: [{port: 1, endPort: 65535}]}]}"],
+        policies: &[
+            "{podSelector: {matchLabels: {app: db}}, ingress: [{ports: [{port: 1, endPort: 65535}]}]}",
+        ],
         allowed: &["web > db tcp/1", "web > db tcp/65535"],
         denied: &["web > db udp/1", "web > db icmp"],
     },
@@ -177,7 +224,9 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "policyTypes default to Ingress, and to Egress too where there are egress rules",
-        policies: &["{podSelector: {matchLabels: {app: web}}, egress: [{to: [{podSelector: {matchLabels: {app: db}}}]}]}"],
+        policies: &[
+            "{podSelector: {matchLabels: {app: web}}, egress: [{to: [{podSelector: {matchLabels: {app: db}}}]}]}",
+        ],
         allowed: &["web > db tcp/80"],
         denied: &["web > job tcp/80", "db > web tcp/80"],
     },
@@ -195,13 +244,20 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "both ends must allow a flow",
-        policies: &[WEB_TO_DB, "{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{ports: [{port: 443}]}]}"],
+        policies: &[
+            WEB_TO_DB,
+            "{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{ports: [{port: 443}]}]}",
+        ],
         allowed: &["web > 203.0.113.9 tcp/443", "far > db tcp/80"],
         denied: &["web > db tcp/80", "web > db tcp/443"],
     },
     Case {
         name: "policies on one pod add up, and none subtracts",
-        policies: &[WEB_TO_DB, "{podSelector: {matchLabels: {tier: back}}, ingress: [{from: [{podSelector: {matchLabels: {app: job}}}]}]}", "{podSelector: {}}"],
+        policies: &[
+            WEB_TO_DB,
+            "{podSelector: {matchLabels: {tier: back}}, ingress: [{from: [{podSelector: {matchLabels: {app: job}}}]}]}",
+            "{podSelector: {}}",
+        ],
         allowed: &["web > db tcp/80", "job > db udp/7"],
         denied: &["web > db tcp/81", "job > web tcp/1"],
     },
@@ -211,12 +267,20 @@ pub const CASES: &[Case] = &[
             "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: blue}}, podSelector: {matchLabels: {app: web}}}], ports: [{port: 1}]}]}",
             "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: blue}}}, {podSelector: {matchLabels: {app: web}}}], ports: [{port: 2}]}]}",
         ],
-        allowed: &["other/web > db tcp/1", "other/web > db tcp/2", "other/db > db tcp/2", "other/far > db tcp/2", "web > db tcp/2"],
+        allowed: &[
+            "other/web > db tcp/1",
+            "other/web > db tcp/2",
+            "other/db > db tcp/2",
+            "other/far > db tcp/2",
+            "web > db tcp/2",
+        ],
         denied: &["web > db tcp/1", "other/db > db tcp/1", "other/far > db tcp/1", "job > db tcp/2"],
     },
     Case {
         name: "a namespace selector matches every pod of its namespaces, by the name label too",
-        policies: &["{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: other}}}]}]}"],
+        policies: &[
+            "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: other}}}]}]}",
+        ],
         allowed: &["other/web > db tcp/1", "other/far > db icmp"],
         denied: &["web > db tcp/1", "203.0.113.9 > db tcp/1"],
     },
@@ -240,26 +304,70 @@ pub const CASES: &[Case] = &[
             "{podSelector: {matchLabels: {app: db}}, ingress: [{ports: [{port: 3}], from: [{podSelector: {matchExpressions: [{key: tier, operator: Exists}]}}]}]}",
             "{podSelector: {matchLabels: {app: db}}, ingress: [{ports: [{port: 4}], from: [{podSelector: {matchExpressions: [{key: tier, operator: DoesNotExist}]}}]}]}",
         ],
-        allowed: &["web > db tcp/1", "job > db tcp/1", "job > db tcp/2", "web > db tcp/3", "far > db tcp/3", "job > db tcp/4"],
-        denied: &["web > db tcp/2", "far > db tcp/2", "job > db tcp/3", "web > db tcp/4", "other/web > db tcp/1"],
+        allowed: &[
+            "web > db tcp/1",
+            "job > db tcp/1",
+            "job > db tcp/2",
+            "web > db tcp/3",
+            "far > db tcp/3",
+            "job > db tcp/4",
+        ],
+        denied: &[
+            "web > db tcp/2",
+            "far > db tcp/2",
+            "job > db tcp/3",
+            "web > db tcp/4",
+            "other/web > db tcp/1",
+        ],
     },
     Case {
         name: "labels and expressions of one selector must all match",
-        policies: &["{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: {matchLabels: {app: web}, matchExpressions: [{key: tier, operator: DoesNotExist}]}, namespaceSelector: {}}]}]}"],
+        policies: &[
+            "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: {matchLabels: {app: web}, matchExpressions: [{key: tier, operator: DoesNotExist}]}, namespaceSelector: {}}]}]}",
+        ],
         allowed: &["other/web > db tcp/1"],
         denied: &["web > db tcp/1", "job > db tcp/1"],
     },
     Case {
         name: "an ipBlock matches addresses outside the cluster, less its exceptions",
-        policies: &["{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{ipBlock: {cidr: 203.0.113.0/24, except: [203.0.113.64/26, 203.0.113.9/32]}}, {ipBlock: {cidr: '2001:db8::/32', except: ['2001:db8:1::/48']}}]}]}"],
-        allowed: &["203.0.113.8 > db tcp/1", "203.0.113.63 > db icmp", "203.0.113.128 > db udp/1", "2001:db8:2::1 > db tcp/1"],
-        denied: &["203.0.113.9 > db tcp/1", "203.0.113.64 > db tcp/1", "203.0.113.127 > db tcp/1", "203.0.112.255 > db tcp/1", "203.0.114.0 > db tcp/1", "2001:db8:1::1 > db tcp/1", "2001:db9::1 > db tcp/1", "web > db tcp/1"],
+        policies: &[
+            "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{ipBlock: {cidr: 203.0.113.0/24, except: [203.0.113.64/26, 203.0.113.9/32]}}, {ipBlock: {cidr: '2001:db8::/32', except: ['2001:db8:1::/48']}}]}]}",
+        ],
+        allowed: &[
+            "203.0.113.8 > db tcp/1",
+            "203.0.113.63 > db icmp",
+            "203.0.113.128 > db udp/1",
+            "2001:db8:2::1 > db tcp/1",
+        ],
+        denied: &[
+            "203.0.113.9 > db tcp/1",
+            "203.0.113.64 > db tcp/1",
+            "203.0.113.127 > db tcp/1",
+            "203.0.112.255 > db tcp/1",
+            "203.0.114.0 > db tcp/1",
+            "2001:db8:1::1 > db tcp/1",
+            "2001:db9::1 > db tcp/1",
+            "web > db tcp/1",
+        ],
     },
     Case {
         name: "an exception of one block may be inside another, nested or beside it",
-        policies: &["{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{ipBlock: {cidr: 203.0.0.0/16, except: [203.0.113.0/24]}}, {ipBlock: {cidr: 203.0.113.128/25}}, {ipBlock: {cidr: 203.0.113.0/28, except: [203.0.113.4/30]}}]}]}"],
-        allowed: &["203.0.1.1 > db tcp/1", "203.0.113.200 > db tcp/1", "203.0.113.3 > db tcp/1", "203.0.113.8 > db tcp/1"],
-        denied: &["203.0.113.4 > db tcp/1", "203.0.113.7 > db tcp/1", "203.0.113.16 > db tcp/1", "203.0.113.127 > db tcp/1", "203.1.0.0 > db tcp/1"],
+        policies: &[
+            "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{ipBlock: {cidr: 203.0.0.0/16, except: [203.0.113.0/24]}}, {ipBlock: {cidr: 203.0.113.128/25}}, {ipBlock: {cidr: 203.0.113.0/28, except: [203.0.113.4/30]}}]}]}",
+        ],
+        allowed: &[
+            "203.0.1.1 > db tcp/1",
+            "203.0.113.200 > db tcp/1",
+            "203.0.113.3 > db tcp/1",
+            "203.0.113.8 > db tcp/1",
+        ],
+        denied: &[
+            "203.0.113.4 > db tcp/1",
+            "203.0.113.7 > db tcp/1",
+            "203.0.113.16 > db tcp/1",
+            "203.0.113.127 > db tcp/1",
+            "203.1.0.0 > db tcp/1",
+        ],
     },
     Case {
         name: "the same block with and without an exception, for different ports, keeps both meanings",
@@ -279,15 +387,31 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "an ipBlock matches pods and nodes by their addresses too",
-        policies: &["{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{ipBlock: {cidr: 10.1.0.0/16, except: [10.1.0.3/32]}}, {ipBlock: {cidr: 192.168.0.2/32}}, {ipBlock: {cidr: 'fd01::/16', except: ['fd01::3/128']}}, {ipBlock: {cidr: 'fd02::/16'}}, {ipBlock: {cidr: 'fd99::2/128'}}]}]}"],
+        policies: &[
+            "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{ipBlock: {cidr: 10.1.0.0/16, except: [10.1.0.3/32]}}, {ipBlock: {cidr: 192.168.0.2/32}}, {ipBlock: {cidr: 'fd01::/16', except: ['fd01::3/128']}}, {ipBlock: {cidr: 'fd02::/16'}}, {ipBlock: {cidr: 'fd99::2/128'}}]}]}",
+        ],
         allowed: &["web > db tcp/1", "far > db tcp/1", "other/far > db tcp/1", "node2 > db tcp/1"],
         denied: &["job > db tcp/1"],
     },
     Case {
         name: "egress rules look at the destination: pods, blocks and ports",
-        policies: &["{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {app: db}}}], ports: [{port: 80}]}, {to: [{ipBlock: {cidr: 203.0.113.0/24}}, {ipBlock: {cidr: '2001:db8::/32'}}]}, {to: [{namespaceSelector: {matchLabels: {team: blue}}}], ports: [{protocol: UDP, port: 53}]}]}"],
-        allowed: &["web > db tcp/80", "web > 203.0.113.1 tcp/9", "web > 2001:db8::1 icmp", "web > other/far udp/53", "web > other/web udp/53"],
-        denied: &["web > db tcp/81", "web > job tcp/80", "web > 203.0.114.1 tcp/9", "web > other/web tcp/53", "web > far tcp/80"],
+        policies: &[
+            "{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {app: db}}}], ports: [{port: 80}]}, {to: [{ipBlock: {cidr: 203.0.113.0/24}}, {ipBlock: {cidr: '2001:db8::/32'}}]}, {to: [{namespaceSelector: {matchLabels: {team: blue}}}], ports: [{protocol: UDP, port: 53}]}]}",
+        ],
+        allowed: &[
+            "web > db tcp/80",
+            "web > 203.0.113.1 tcp/9",
+            "web > 2001:db8::1 icmp",
+            "web > other/far udp/53",
+            "web > other/web udp/53",
+        ],
+        denied: &[
+            "web > db tcp/81",
+            "web > job tcp/80",
+            "web > 203.0.114.1 tcp/9",
+            "web > other/web tcp/53",
+            "web > far tcp/80",
+        ],
     },
     Case {
         name: "a named port of an ingress rule is each selected pod's own, with its protocol",
@@ -297,9 +421,23 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "a named port of an egress rule is each destination pod's own",
-        policies: &["{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}}], ports: [{port: sql}, {port: http}]}]}"],
-        allowed: &["web > db tcp/5432", "web > job tcp/6543", "web > other/db tcp/7654", "web > far tcp/9090"],
-        denied: &["web > db tcp/6543", "web > job tcp/5432", "web > other/db tcp/5432", "web > far tcp/8080", "web > other/web tcp/5432", "web > 203.0.113.1 tcp/5432"],
+        policies: &[
+            "{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}}], ports: [{port: sql}, {port: http}]}]}",
+        ],
+        allowed: &[
+            "web > db tcp/5432",
+            "web > job tcp/6543",
+            "web > other/db tcp/7654",
+            "web > far tcp/9090",
+        ],
+        denied: &[
+            "web > db tcp/6543",
+            "web > job tcp/5432",
+            "web > other/db tcp/5432",
+            "web > far tcp/8080",
+            "web > other/web tcp/5432",
+            "web > 203.0.113.1 tcp/5432",
+        ],
     },
     Case {
         name: "a name that no port has matches nothing",
@@ -315,7 +453,9 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "host-network pods are no selector's peer",
-        policies: &["{podSelector: {matchLabels: {app: db}}, policyTypes: [Ingress, Egress], ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}], egress: [{to: [{podSelector: {matchLabels: {app: web}}}]}]}"],
+        policies: &[
+            "{podSelector: {matchLabels: {app: db}}, policyTypes: [Ingress, Egress], ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}], egress: [{to: [{podSelector: {matchLabels: {app: web}}}]}]}",
+        ],
         allowed: &["web > db tcp/1", "db > web tcp/1", "db > far tcp/1"],
         denied: &["farhost > db tcp/1", "db > farhost tcp/1"],
     },
@@ -327,7 +467,9 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "a policy that cannot be understood keeps the pods it selects closed",
-        policies: &["{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{ipBlock: {cidr: 10.1.0.0/99}}]}, {}]}"],
+        policies: &[
+            "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{ipBlock: {cidr: 10.1.0.0/99}}]}, {}]}",
+        ],
         allowed: &["web > job tcp/1"],
         denied: &["web > db tcp/1", "203.0.113.1 > db tcp/80"],
     },
@@ -336,7 +478,14 @@ pub const CASES: &[Case] = &[
         policies: &[
             "{podSelector: {matchLabels: {app: db}}, ingress: [{ports: [{port: 10, endPort: 20}], from: [{podSelector: {matchLabels: {app: web}}}]}, {ports: [{port: 15, endPort: 30}], from: [{podSelector: {matchLabels: {tier: front}}}]}, {ports: [{port: 25}]}]}",
         ],
-        allowed: &["web > db tcp/10", "web > db tcp/20", "web > db tcp/21", "web > db tcp/30", "job > db tcp/25", "203.0.113.1 > db tcp/25"],
+        allowed: &[
+            "web > db tcp/10",
+            "web > db tcp/20",
+            "web > db tcp/21",
+            "web > db tcp/30",
+            "job > db tcp/25",
+            "203.0.113.1 > db tcp/25",
+        ],
         denied: &["web > db tcp/9", "web > db tcp/31", "job > db tcp/24", "job > db tcp/26"],
     },
 ];

@@ -6,9 +6,11 @@
 //! **Invariant: nothing is hidden.** What is left out is said and counted; what fails shows its output.
 #![expect(clippy::print_stdout, reason = "the commands' answers")]
 
+mod bench;
 mod build;
 mod ci;
 mod command;
+mod demo;
 mod docs;
 mod setup;
 mod test;
@@ -32,8 +34,12 @@ enum Command {
     Setup(setup::Args),
     /// Build every binary and say where it is.
     Build(build::Args),
+    /// Show on two nodes made of namespaces what passes, what is dropped, and why. Needs root.
+    Demo(demo::Args),
     /// Check and test everything, layer by layer.
     Test(test::Args),
+    /// Measure: figures beside their budgets. Needs root.
+    Bench(bench::Args),
     /// What continuous integration runs: every layer of `test`.
     Ci,
     /// Run a command on another kernel.
@@ -46,7 +52,9 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Setup(args) => setup::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Ci => ci::run(),
         Command::Vm(args) => vm::run(&args),
         Command::Docs(args) => docs::run(&args).map(|()| ExitCode::SUCCESS),

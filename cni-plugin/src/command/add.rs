@@ -92,6 +92,7 @@ impl Add<'_> {
         if let Some(Introduced { agent, .. }) = &mut self.agent {
             agent.await_in_force(attachment)?;
         }
+        plumb::await_up(&mut self.host, &mut pod, wire)?;
         Ok(self.success(wire))
     }
 

@@ -4,7 +4,9 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, LruHashMap},
 };
-use sluice_abi::{BackendId, CtEntry, CtState, DropReason, FlowKey, Judgement, Tuple, flow_flags, maps};
+use sluice_abi::{
+    BackendId, CtEntry, CtState, DropReason, FlowKey, Judgement, Tuple, flow_flags, maps, protocol,
+};
 
 use super::state;
 use crate::scratch::{Handle, Scratch};
@@ -187,8 +189,25 @@ fn lookup(tuple: &Tuple, now_ns: u64) -> *mut CtEntry {
 fn is_expired(entry: &CtEntry, protocol: u8, now_ns: u64) -> bool {
     // Another CPU's coarse clock may be a tick ahead: then idle is negative, and the flow lives.
     let idle_ns = now_ns.wrapping_sub(entry.last_seen_ns) as i64;
-    idle_ns > (CtState::from_number(entry.state).timeout_s(protocol) << 30) as i64
+    let kind = match protocol {
+        protocol::TCP | protocol::SCTP => 0,
+        protocol::UDP => 1,
+        _ => 2,
+    };
+    idle_ns > TIMEOUTS_NS[(kind << 3 | usize::from(entry.state & 7)) & 31]
 }
+
+/// [`CtState::timeout_s`] by kind of protocol and state: a load, where the verifier would follow every branch.
+static TIMEOUTS_NS: [i64; 32] = {
+    let mut table = [0; 32];
+    let mut place = 0;
+    while place < table.len() {
+        let protocol = [protocol::TCP, protocol::UDP, protocol::ICMP, protocol::ICMP][place >> 3];
+        table[place] = (CtState::from_number((place & 7) as u8).timeout_s(protocol) << 30) as i64;
+        place += 1;
+    }
+    table
+};
 
 /// Whether a new flow may take the direct tuple: there is none, it has ended, or it is only a straggler of the other
 /// side that came after its flow was forgotten.

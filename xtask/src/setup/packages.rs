@@ -18,6 +18,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("kmod", "depmod"),
     ("nftables", "nft"),
     ("qemu-system-x86", "qemu-system-x86_64"),
+    ("strace", "strace"),
     ("tcpdump", "tcpdump"),
     ("xz-utils", "xz"),
 ];
