@@ -74,7 +74,7 @@ type LpmKey<T> = (u32, T);
 maps! {
     /// Address → endpoint: every address that lives on this node, pods' and the node's own.
     ENDPOINTS: Hash<Addr, Endpoint>, 4096, NO_PREALLOC;
-    /// Interface index of a pod's host-side veth → endpoint id, to say whose packet was dropped.
+    /// Interface index of the host-side veth → endpoint id, of pods whose rules are in force.
     INTERFACES: Hash<u32, u32>, 4096, NO_PREALLOC;
     /// Single address → peer identity.
     IPCACHE: Hash<Addr, u32>, 131_072, NO_PREALLOC;
@@ -118,8 +118,8 @@ maps! {
     SERVICE_META: Hash<u32, ServiceMeta>, 65_536, NO_PREALLOC;
 }
 
-/// Places in `NUMBERS`: the next unused number of each kind. A number is never reused, so what was named once keeps
-/// its meaning in conntrack entries, records and logs.
+/// Places in `NUMBERS`: the next unused number of each kind, and the epoch to come. A number is never reused, so what was
+/// named once keeps its meaning in conntrack entries, records and logs.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Numbers {
@@ -137,11 +137,14 @@ pub enum Numbers {
     Service = 5,
     /// [`crate::BackendId`].
     Backend = 6,
+    /// The epoch that the plan under way will write last. While it differs from `EPOCH`, verdicts may have changed and
+    /// flows not been judged again yet.
+    Epoch = 7,
 }
 
 impl Numbers {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Endpoint,
         Self::Identity,
         Self::RuleSet,
@@ -149,9 +152,10 @@ impl Numbers {
         Self::Policy,
         Self::Service,
         Self::Backend,
+        Self::Epoch,
     ];
 
-    /// The first number of the kind, used while the map holds a smaller one.
+    /// The first number of the kind, used while the map holds a smaller one; 0 is never an epoch that a plan writes.
     pub const fn first(self) -> u32 {
         match self {
             Self::Endpoint => crate::EndpointId::FIRST,
@@ -161,6 +165,7 @@ impl Numbers {
             Self::Policy => crate::PolicyId::FIRST,
             Self::Service => crate::ServiceId::FIRST,
             Self::Backend => crate::BackendId::FIRST,
+            Self::Epoch => 1,
         }
     }
 }

@@ -1,24 +1,27 @@
 //! Removes from the node what the agent made, and nothing else.
 //!
 //! Start at [`cleanup`]. Gone are: the CNI configuration (first, so that no pod is made meanwhile), the pinned programs
-//! and maps with their folder, routes of our protocol, the socket, the lock.
+//! and maps with their folder, our clsact filters, routes of our protocol, changed sysctls, the socket, the lock.
 //!
 //! **Pods stay as they are.** Their veths, addresses and host routes are the CNI plugin's, and its DEL removes them
 //! when the runtime says so; leases are its as well. Without programs such pods are plain routed pods: they keep
-//! talking, without policy, and Services need kube-proxy again. To remove pods' network, delete the pods first.
+//! talking as far as the node's own settings forward, without policy, and Services need kube-proxy again. To remove pods' network, delete the pods first.
 //!
 //! **Invariant.** Every part is tried, whatever fails before it; running it again is harmless.
 
 use std::{fs, io, path::PathBuf};
 
+use rtnetlink::Handle;
 use tracing::info;
 
 use crate::{
     config::Paths,
     conflist::{self, ConflistError},
+    datapath::{ClsactError, remove_filters},
     lock::{Lock, LockError},
     netlink::{self, NetlinkError},
     routes::{RouteError, Routes},
+    sysctls::{SysctlError, Sysctls},
 };
 
 /// What is left, and why.
@@ -41,9 +44,15 @@ pub enum CleanupError {
     /// No netlink.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// A filter, or its qdisc.
+    #[error(transparent)]
+    Clsact(#[from] ClsactError),
     /// A route.
     #[error(transparent)]
     Route(#[from] RouteError),
+    /// A setting of the node's stack.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
 }
 
 /// Removes everything; what could not be removed is returned.
@@ -68,9 +77,13 @@ pub async fn cleanup(paths: &Paths) -> Vec<CleanupError> {
             Err(source) => errors.push(CleanupError::Remove { path, source }),
         }
     }
-    match remove_routes().await {
-        Ok(count) => info!(count, "routes removed"),
-        Err(error) => errors.push(error),
+    match netlink::connect() {
+        Ok(handle) => remove_from_kernel(handle, &mut errors).await,
+        Err(error) => errors.push(error.into()),
+    }
+    match Sysctls::new(&paths.state_dir).restore() {
+        Ok(count) => info!(count, "sysctls restored"),
+        Err(error) => errors.push(error.into()),
     }
     if let Err(source) = lock.remove() {
         errors.push(CleanupError::Remove { path: paths.state_dir.clone(), source });
@@ -82,6 +95,12 @@ fn remove(path: &std::path::Path) -> io::Result<()> {
     if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
-async fn remove_routes() -> Result<usize, CleanupError> {
-    Ok(Routes::new(netlink::connect()?).remove_all().await?)
+async fn remove_from_kernel(handle: Handle, errors: &mut Vec<CleanupError>) {
+    let (count, left) = remove_filters(&handle).await;
+    info!(count, "filters removed");
+    errors.extend(left.into_iter().map(CleanupError::from));
+    match Routes::new(handle).remove_all().await {
+        Ok(count) => info!(count, "routes removed"),
+        Err(error) => errors.push(error.into()),
+    }
 }

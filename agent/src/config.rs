@@ -30,8 +30,8 @@ pub enum Command {
     /// Run the agent (the default).
     #[default]
     Run,
-    /// Remove from this node what the agent made: programs, maps, routes, socket, conflist. Pods keep their interfaces
-    /// and addresses, without policy and Services.
+    /// Remove from this node what the agent made: programs, maps, routes, socket, conflist; sysctls are restored. Pods
+    /// keep their interfaces and addresses, without policy and Services.
     Cleanup,
 }
 
@@ -50,7 +50,7 @@ pub struct Options {
     /// Unix socket for the CNI plugin and the tools, readable by root only.
     #[arg(long, global = true, default_value = "/run/sluice/agent.sock", value_name = "PATH")]
     pub socket: PathBuf,
-    /// Folder of the agent's lock: one agent per folder.
+    /// Folder of the agent's lock (one agent per folder) and of what cleanup must know; keep it while the node is up.
     #[arg(long, global = true, default_value = "/run/sluice", value_name = "PATH")]
     pub state_dir: PathBuf,
     /// Folder of CNI configurations; when given, the agent writes its own there, last.
@@ -123,7 +123,7 @@ pub struct Paths {
     pub bpffs: PathBuf,
     /// The unix socket.
     pub socket: PathBuf,
-    /// Folder of the lock.
+    /// Folder of the lock and the record of sysctls.
     pub state_dir: PathBuf,
     /// The CNI configuration, when the agent writes one.
     pub conflist: Option<PathBuf>,

@@ -142,7 +142,7 @@ pub enum NotInForce {
 }
 
 /// Why an ADD could not be served now.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotReady {
     /// The sources have not told everything yet.
     #[error("the cluster's objects are not known yet")]
@@ -150,4 +150,16 @@ pub enum NotReady {
     /// The first plan has not gone through; the log says why.
     #[error("the first plan is not in force yet")]
     NotApplied,
+    /// A pod that was here before has no program, so that its policy does not hold.
+    #[error("no programs on {device}, the interface of a pod")]
+    Bare {
+        /// The pod's host-side interface.
+        device: String,
+    },
+    /// The program could not be attached; the log says why, and it is tried again.
+    #[error("uplink {device} has no program yet")]
+    Uplink {
+        /// The device.
+        device: String,
+    },
 }

@@ -4,7 +4,7 @@
 //! watch ──objects──▶ ┌────────────┐ ◀──requests── server
 //! netlink ─network─▶ │ reconciler │ ──▶ maps
 //!                    └─────┬──────┘
-//!                      published ──▶ routes, CNI configuration (last)
+//!                      published ──▶ sysctls, routes, CNI configuration (last)
 //! ```
 //!
 //! **Invariant.** A task that ends takes the agent along: the process exits, and is started again. The datapath is
@@ -12,6 +12,8 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
+use ipnetwork::IpNetwork;
+use kube::Client;
 use sluice_core::{cluster::NodeName, compile::Compiler};
 use sluice_maps::MapsError;
 use tokio::{
@@ -27,12 +29,14 @@ use crate::{
     datapath::{Datapath, DatapathConfig, LoadError},
     lock::{Lock, LockError},
     netlink::{self, Monitor, NetlinkError},
+    notice::{self, Notice},
     reconciler::{Inputs, Published, Reconciler},
     request::Request,
     routes::{Report, Routes},
     server::{Server, ServerError, serve_metrics},
+    sysctls::Sysctls,
     topology::Topology,
-    watch::{self, WatchError},
+    watch::{Feed, WatchError},
 };
 
 /// Why the agent ends, other than by a signal.
@@ -70,8 +74,11 @@ const OBJECTS: usize = 256;
 /// Announcements and questions that wait.
 const QUEUE: usize = 64;
 
-/// How long until routes that could not be made are tried again: the other node may not be up yet.
-const RETRY_ROUTES: Duration = Duration::from_secs(5);
+/// Events for the API server that wait.
+const NOTICES: usize = 256;
+
+/// How long until routes or sysctls that were refused are tried again: the other node may not be up yet.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Runs the agent until a signal ends it.
 ///
@@ -85,7 +92,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let (published, follow) = published::channel(Published::default());
     let topology = Topology::new(config.node.clone(), config.pod_cidrs.clone());
     let compiler = Compiler::new(NodeName(config.node.clone()));
-    let reconciler = Reconciler::new(compiler, topology, datapath, network, published)?;
+    let (notices, notices_in) = mpsc::channel(NOTICES);
+    let reconciler = Reconciler::new(compiler, topology, datapath, network, published, notices)?;
+    let feed = Feed::open(config.source.clone()).await?;
+    let notices = publish_notices(feed.client(), &config.node, notices_in);
     let server = Server::bind(&config.paths.socket)?;
     info!(node = %config.node, socket = %config.paths.socket.display(), "agent started");
 
@@ -95,17 +105,18 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let inputs = Inputs { objects: objects_in, network: network_in, requests: requests_in };
     let metrics = keep_metrics(config.metrics, requests.clone());
     let routes = Routes::new(netlink::connect()?);
-    let source = config.source.clone();
     tokio::select! {
         name = stop => {
             info!(signal = name, "agent stops; the datapath stays in force");
             Ok(())
         }
         () = reconciler.run(inputs) => Err(RunError::Ended("reconciler")),
-        ended = watch::run(source, objects) => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("source"))),
+        ended = feed.run(objects) => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("source"))),
         ended = monitor.run(events) => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("netlink monitor"))),
         ended = server.run(requests) => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("server"))),
         ended = metrics => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("metrics"))),
+        () = notices => Err(RunError::Ended("Events")),
+        () = keep_sysctls(&config, follow.clone()) => Err(RunError::Ended("sysctls")),
         () = keep_routes(&routes, follow.clone()) => Err(RunError::Ended("routes")),
         () = keep_conflist(&config, follow) => Err(RunError::Ended("CNI configuration")),
     }
@@ -134,6 +145,54 @@ async fn keep_metrics(at: Option<SocketAddr>, requests: mpsc::Sender<Request>) -
     }
 }
 
+/// Publishes Events where there is an API server.
+async fn publish_notices(client: Option<Client>, node: &str, notices: mpsc::Receiver<Notice>) {
+    match client {
+        Some(client) => notice::publish(client, node, notices).await,
+        None => {
+            drop(notices);
+            std::future::pending().await
+        }
+    }
+}
+
+/// Lets the node's stack forward what comes from the uplinks.
+async fn keep_sysctls(config: &Config, mut follow: published::Receiver<Published>) {
+    let sysctls = Sysctls::new(&config.paths.state_dir);
+    let mut told = None;
+    loop {
+        let (uplinks, has_v6) = {
+            let published = follow.borrow_and_update();
+            (published.uplinks.clone(), published.own_ranges.iter().any(IpNetwork::is_ipv6))
+        };
+        let set = sysctls.forward(uplinks.iter().map(|uplink| &*uplink.name), has_v6);
+        let refused = match set {
+            Ok(0) => None,
+            Ok(count) => {
+                info!(count, "sysctls set");
+                None
+            }
+            Err(error) => Some(Causes(&error).to_string()),
+        };
+        if let Some(error) = refused.as_ref().filter(|error| told.as_ref() != Some(*error)) {
+            warn!(error, "node may not forward what the programs leave to it");
+        }
+        told = refused;
+        if !changed(&mut follow, told.is_some()).await {
+            return;
+        }
+    }
+}
+
+/// Waits until something else is published, or it is time to try again; false when nothing will be any more.
+async fn changed(follow: &mut published::Receiver<Published>, retry: bool) -> bool {
+    if retry {
+        tokio::time::timeout(RETRY, follow.changed()).await.map_or(true, |changed| changed.is_ok())
+    } else {
+        follow.changed().await.is_ok()
+    }
+}
+
 /// Keeps the routes as the nodes say, once all nodes are known.
 async fn keep_routes(routes: &Routes, mut follow: published::Receiver<Published>) {
     let mut told = BTreeSet::new();
@@ -154,15 +213,7 @@ async fn keep_routes(routes: &Routes, mut follow: published::Receiver<Published>
             warn!(error, "route not as it should be");
         }
         told = skipped;
-        let changed = async {
-            // What is published changes for other reasons too.
-            follow.changed().await.is_ok()
-        };
-        let goes_on = match told.is_empty() {
-            true => changed.await,
-            false => tokio::time::timeout(RETRY_ROUTES, changed).await.unwrap_or(true),
-        };
-        if !goes_on {
+        if !changed(&mut follow, !told.is_empty()).await {
             return;
         }
     }
@@ -189,7 +240,7 @@ async fn keep_conflist(config: &Config, mut follow: published::Receiver<Publishe
     }
 }
 
-fn write_conflist(config: &Config, path: PathBuf, ranges: &[ipnetwork::IpNetwork]) {
+fn write_conflist(config: &Config, path: PathBuf, ranges: &[IpNetwork]) {
     let text = conflist::render(&config.paths.network, ranges, config.mtu, &config.paths.socket);
     match conflist::write(&path, &text) {
         Ok(true) => info!(path = %path.display(), "CNI configuration written"),

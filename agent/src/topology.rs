@@ -33,6 +33,11 @@ impl Topology {
         Self { own, fixed, nodes: BTreeMap::new() }
     }
 
+    /// The name of this node.
+    pub fn node(&self) -> &str {
+        &self.own
+    }
+
     /// Takes in a change; whether it means anything here.
     pub fn observe(&mut self, change: &Change) -> bool {
         if let Change::Upsert(Object::Node(node)) = change {

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -137,7 +138,16 @@ impl Node {
 impl Agent {
     /// Waits for a log message, unless it was said before.
     fn says(&self, message: &str) -> Value {
-        let is_it = |line: &&Value| line["fields"]["message"] == message;
+        self.hears(message, |_| true)
+    }
+
+    /// The same with a field of that value.
+    fn says_with(&self, message: &str, field: &str, value: &Value) -> Value {
+        self.hears(message, |fields| fields[field] == *value)
+    }
+
+    fn hears(&self, message: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let is_it = |line: &&Value| line["fields"]["message"] == message && fits(&line["fields"]);
         let mut heard = self.heard.borrow_mut();
         if let Some(line) = heard.iter().find(is_it) {
             return line.clone();
@@ -172,9 +182,14 @@ impl Drop for Agent {
     }
 }
 
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip (iproute2)");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
 fn our_routes() -> Vec<String> {
-    let output = Command::new("ip").args(["route", "show", "proto", "83"]).output().expect("ip (iproute2)");
-    String::from_utf8(output.stdout).expect("text").lines().map(|line| line.trim().to_owned()).collect()
+    ip("route show proto 83").lines().map(|line| line.trim().to_owned()).collect()
 }
 
 async fn register(client: &mut Client, device: &str, ifindex: u32) -> Registration {
@@ -323,6 +338,58 @@ fn cleanup_removes_what_the_agent_made_and_nothing_else() {
             assert!(!exists(&node.path("state")), "nothing is in it any more");
             assert!(!exists(&node.conflist()) && exists(&node.path("net.d/20-other.conflist")));
         }
+    });
+}
+
+#[test]
+fn a_new_uplink_gets_its_program_and_a_refused_one_is_tried_again() {
+    netns::within(|| async {
+        let node = Node::new().await;
+        let agent = node.start();
+        agent.started();
+        let mut client = node.client().await;
+        client.ready().await.expect("ready with its first uplink");
+        let ifindex = netns::add_veth(&netns::connect(), "up1", &[("10.0.1.1", 24)]).await;
+        let obstacle = node.pins().join(format!("links/{ifindex}-from_netdev"));
+        fs::create_dir(&obstacle).expect("something where the link's pin goes");
+        ip("route replace default via 10.0.1.254 dev up1");
+        let up1 = Value::from("up1");
+        agent.says_with("uplink has no program: trying again", "device", &up1);
+        let refused = client.ready().await.expect_err("an uplink is missing");
+        assert!(refused.to_string().contains("uplink up1 has no program yet"), "{refused}");
+        fs::remove_dir(&obstacle).expect("removed");
+        agent.says_with("programs attached to uplink", "device", &up1);
+        client.ready().await.expect("ready again");
+        let (_, programs) = SchedClassifier::query_tcx("up1", TcAttachType::Ingress).expect("programs");
+        assert_eq!(programs.len(), 1);
+    });
+}
+
+#[test]
+fn the_nodes_stack_forwards_for_uplinks_until_cleanup() {
+    netns::within(|| async {
+        let node = Node::new().await;
+        let settings = ["ipv4/conf/up0/forwarding", "ipv6/conf/up0/forwarding", "ipv6/conf/all/forwarding"];
+        let read =
+            || settings.map(|path| fs::read_to_string(format!("/proc/sys/net/{path}")).expect("a setting"));
+        for path in settings {
+            fs::write(format!("/proc/sys/net/{path}"), "0").expect("a setting");
+        }
+        let agent = node.start();
+        agent.says("sysctls set");
+        agent.started();
+        assert_eq!(read(), ["1\n", "0\n", "0\n"], "no pod has an IPv6 address");
+        let nodes = NODES.replace("[10.244.1.0/24]", "[10.244.1.0/24, 'fd00:10:244:1::/64']");
+        fs::write(node.path("objects/nodes.yaml"), nodes).expect("a file");
+        agent.hears("sysctls set", |fields| fields["count"] != 1);
+        assert_eq!(read(), ["1\n"; 3]);
+        agent.stop(Signal::SIGKILL);
+        let agent = node.start();
+        agent.says("first plan in force");
+        agent.stop(Signal::SIGTERM);
+        assert!(node.cleanup().success());
+        assert_eq!(read(), ["0\n"; 3]);
+        assert!(!exists(&node.path("state")), "the record goes too");
     });
 }
 

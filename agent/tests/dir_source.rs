@@ -1,11 +1,13 @@
 //! A folder of YAML, with everything that happens to files.
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
-
-use sluice_agent::{
-    config::Source,
-    watch::{self, Event},
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs,
+    path::Path,
+    time::Duration,
 };
+
+use sluice_agent::watch::{Event, Feed};
 use sluice_core::{
     cluster::Change,
     object::{Object, ObjectKey},
@@ -17,6 +19,8 @@ use tokio::sync::mpsc;
 struct Folder {
     dir: TempDir,
     events: mpsc::Receiver<Event>,
+    /// The rest of the changes that came at once.
+    rest: VecDeque<Change>,
     objects: BTreeMap<ObjectKey, Object>,
 }
 
@@ -27,8 +31,8 @@ impl Folder {
             fs::write(dir.path().join(name), text).expect("a file");
         }
         let (sender, events) = mpsc::channel(1);
-        tokio::spawn(watch::run(Source::Dir(dir.path().to_owned()), sender));
-        let mut folder = Self { dir, events, objects: BTreeMap::new() };
+        tokio::spawn(Feed::Dir(dir.path().to_owned()).run(sender));
+        let mut folder = Self { dir, events, rest: VecDeque::new(), objects: BTreeMap::new() };
         while let Some(change) = folder.next().await {
             folder.take(change);
         }
@@ -37,11 +41,20 @@ impl Folder {
 
     /// The next change; `None` is the mark that all was told.
     async fn next(&mut self) -> Option<Change> {
+        while self.rest.is_empty() {
+            self.rest = self.batch().await?.into();
+        }
+        self.rest.pop_front()
+    }
+
+    /// The next changes that come at once; `None` is the mark that all was told.
+    async fn batch(&mut self) -> Option<Vec<Change>> {
         let event = tokio::time::timeout(Duration::from_secs(20), self.events.recv())
             .await
             .expect("an event in time");
         match event.expect("the source goes on") {
-            Event::Change(change) => Some(change),
+            Event::Change(change) => Some(vec![change]),
+            Event::Changes(changes) => Some(changes),
             Event::Synced => None,
         }
     }
@@ -134,8 +147,8 @@ async fn while_a_file_makes_no_sense_at_the_beginning_not_everything_was_told() 
     fs::write(dir.path().join("1.yaml"), namespace("a")).expect("a file");
     fs::write(dir.path().join("2.yaml"), "a: [b").expect("a file");
     let (sender, events) = mpsc::channel(1);
-    tokio::spawn(watch::run(Source::Dir(dir.path().to_owned()), sender));
-    let mut folder = Folder { dir, events, objects: BTreeMap::new() };
+    tokio::spawn(Feed::Dir(dir.path().to_owned()).run(sender));
+    let mut folder = Folder { dir, events, rest: VecDeque::new(), objects: BTreeMap::new() };
     folder.until(&["a"]).await;
     folder.write("3.yaml", &namespace("c"));
     folder.until(&["a", "c"]).await;
@@ -244,6 +257,76 @@ async fn a_folder_that_goes_keeps_its_objects_and_is_followed_when_it_is_back() 
 #[tokio::test]
 async fn a_folder_that_is_not_there_is_an_error_that_names_it() {
     let (sender, _events) = mpsc::channel(1);
-    let error = watch::run(Source::Dir("/nonexistent/sluice".into()), sender).await.expect_err("no folder");
+    let error = Feed::Dir("/nonexistent/sluice".into()).run(sender).await.expect_err("no folder");
     assert_eq!(error.to_string(), "watching folder /nonexistent/sluice");
+}
+
+/// What changes say, a word each.
+fn words(changes: &[Change]) -> Vec<String> {
+    changes
+        .iter()
+        .map(|change| match change {
+            Change::Upsert(object) => format!("+{}", object.key()),
+            Change::Delete(key) => format!("-{key}"),
+            Change::Attach(_) | Change::Detach(_) | Change::NodeAddresses(_) => unreachable!("{change:?}"),
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_file_that_is_away_for_a_moment_takes_nothing_along() {
+    let mut folder = Folder::with(&[("1.yaml", &namespace("a"))]).await;
+    let path = folder.path().join("1.yaml");
+    // As vim saves: the old file is renamed away, the new one created in its place.
+    fs::rename(&path, folder.path().join("1.yaml~")).expect("renamed away");
+    folder.barrier("p").await;
+    folder.write("1.yaml", &labelled("a", "2"));
+    assert_eq!(words(&folder.batch().await.expect("changes")), ["+Namespace a"]);
+    // As git checks out: removed, then created.
+    fs::remove_file(&path).expect("removed");
+    folder.barrier("q").await;
+    folder.write("1.yaml", &labelled("a", "3"));
+    assert_eq!(words(&folder.batch().await.expect("changes")), ["+Namespace a"]);
+    // It comes back as it was: nothing to tell, also when it would have counted as gone.
+    fs::rename(&path, folder.path().join("away")).expect("renamed away");
+    folder.barrier("r").await;
+    fs::rename(folder.path().join("away"), &path).expect("renamed back");
+    let silence = tokio::time::timeout(Duration::from_secs(2), folder.batch()).await;
+    assert!(silence.is_err(), "{silence:?}");
+}
+
+#[tokio::test]
+async fn a_file_whose_writer_takes_long_to_replace_it_takes_nothing_along() {
+    use std::io::Write;
+
+    let mut folder = Folder::with(&[("1.yaml", &namespace("a")), ("2.yaml", &namespace("b"))]).await;
+    fs::remove_file(folder.path().join("1.yaml")).expect("removed");
+    fs::remove_file(folder.path().join("2.yaml")).expect("removed");
+    let mut half = fs::File::create(folder.path().join("1.yaml")).expect("a file");
+    half.write_all(format!("{}---\n", namespace("c")).as_bytes()).expect("the first half");
+    // By then the other one counts as gone.
+    assert_eq!(words(&folder.batch().await.expect("changes")), ["-Namespace b"]);
+    half.write_all(labelled("a", "2").as_bytes()).expect("the second half");
+    drop(half);
+    assert_eq!(words(&folder.batch().await.expect("changes")), ["+Namespace a", "+Namespace c"]);
+}
+
+#[tokio::test]
+async fn a_renamed_file_keeps_its_objects() {
+    for (old, new) in [("1.yaml", "2.yaml"), ("2.yaml", "1.yaml")] {
+        let mut folder = Folder::with(&[(old, &namespace("a"))]).await;
+        fs::rename(folder.path().join(old), folder.path().join(new)).expect("renamed");
+        let silence = tokio::time::timeout(Duration::from_secs(2), folder.batch()).await;
+        assert!(silence.is_err(), "{silence:?}");
+        fs::remove_file(folder.path().join(new)).expect("removed");
+        assert_eq!(words(&folder.batch().await.expect("changes")), ["-Namespace a"]);
+    }
+}
+
+#[tokio::test]
+async fn what_a_file_changes_is_told_at_once_and_what_is_new_first() {
+    let mut folder = Folder::with(&[("1.yaml", &format!("{}---\n{}", namespace("a"), namespace("b")))]).await;
+    folder.replace("1.yaml", &format!("{}---\n{}", labelled("b", "2"), namespace("c")));
+    let changes = folder.batch().await.expect("changes");
+    assert_eq!(words(&changes), ["+Namespace b", "+Namespace c", "-Namespace a"]);
 }

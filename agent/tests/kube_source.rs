@@ -1,7 +1,10 @@
-//! The API server's protocol: lists in pages or streamed, watches, and what happens when they break.
+//! The API server's protocol: lists in pages or streamed, watches, what happens when they break, and Events.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -9,13 +12,23 @@ use std::{
 use axum::{
     body::{Body, Bytes},
     extract::State,
-    http::{StatusCode, Uri},
+    http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
+use rtnetlink::LinkUnspec;
 use serde_json::{Value, json};
-use sluice_agent::watch::{Event, kube};
-use sluice_core::cluster::Change;
+use sluice_agent::{
+    notice::{self, Notice, Reason},
+    watch::{Event, kube},
+};
+use sluice_core::{
+    cluster::Change,
+    object::{NamespacedName, ObjectKey},
+};
+use sluice_maps::testing::PrivateBpffs;
 use tokio::sync::mpsc;
+
+mod netns;
 
 const PLURALS: [&str; 6] = ["namespaces", "nodes", "pods", "services", "endpointslices", "networkpolicies"];
 
@@ -27,7 +40,7 @@ struct Server(Arc<Mutex<Script>>);
 struct Script {
     /// Whether lists can be streamed.
     streams: bool,
-    /// A kind that does not exist.
+    /// A kind that does not exist (yet).
     missing: Option<&'static str>,
     /// Names of objects by plural.
     objects: BTreeMap<&'static str, Vec<&'static str>>,
@@ -35,6 +48,8 @@ struct Script {
     watches: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
     /// Every request line.
     requests: Vec<String>,
+    /// What was written: method, path, body.
+    written: Vec<(Method, String, Value)>,
 }
 
 impl Server {
@@ -46,14 +61,24 @@ impl Server {
         self.0.lock().expect("no test panics inside")
     }
 
-    /// Listens, and follows itself by the code under test.
-    async fn follow(&self) -> Follower {
+    /// Listens; the URL.
+    async fn listen(&self) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let at = listener.local_addr().expect("its address");
         let router = axum::Router::new().fallback(answer).with_state(self.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let config = ::kube::Config::new(format!("http://{at}").parse().expect("a URL"));
-        let client = ::kube::Client::try_from(config).expect("a client");
+        format!("http://{at}")
+    }
+
+    /// Listens; a client.
+    async fn client(&self) -> ::kube::Client {
+        let config = ::kube::Config::new(self.listen().await.parse().expect("a URL"));
+        ::kube::Client::try_from(config).expect("a client")
+    }
+
+    /// Listens, and follows itself by the code under test.
+    async fn follow(&self) -> Follower {
+        let client = self.client().await;
         let (sender, events) = mpsc::channel(8);
         tokio::spawn(async move { kube::follow(client, &sender).await });
         Follower { events, known: BTreeSet::new() }
@@ -78,13 +103,21 @@ fn object(plural: &str, name: &str, version: u32) -> Value {
     json!({"metadata": {"name": name, "namespace": namespace, "resourceVersion": version.to_string(), "managedFields": [{}]}})
 }
 
-async fn answer(State(server): State<Server>, uri: Uri) -> Response {
+async fn answer(State(server): State<Server>, method: Method, uri: Uri, body: Bytes) -> Response {
+    if method != Method::GET {
+        let written: Value = serde_json::from_slice(&body).expect("JSON");
+        server.script().written.push((method, uri.path().to_owned(), written.clone()));
+        return axum::Json(written).into_response();
+    }
     let plural = uri.path().rsplit('/').next().unwrap_or_default().to_owned();
     let query = uri.query().unwrap_or_default();
     let mut script = server.script();
     script.requests.push(uri.to_string());
     if script.missing.is_some_and(|missing| missing == plural) {
         return status(StatusCode::NOT_FOUND);
+    }
+    if let Some((plural, name)) = single(uri.path()) {
+        return metadata(plural, name, &script);
     }
     let names = script.objects.get(plural.as_str()).cloned().unwrap_or_default();
     if !query.contains("watch=true") {
@@ -111,6 +144,22 @@ async fn answer(State(server): State<Server>, uri: Uri) -> Response {
     Body::from_stream(stream).into_response()
 }
 
+/// Plural and name, when the path is one namespaced object's.
+fn single(path: &str) -> Option<(&str, &str)> {
+    let (_, rest) = path.split_once("/namespaces/")?;
+    let (_, rest) = rest.split_once('/')?;
+    rest.split_once('/')
+}
+
+fn metadata(plural: &str, name: &str, script: &Script) -> Response {
+    if !script.objects.get(plural).is_some_and(|names| names.contains(&name)) {
+        return status(StatusCode::NOT_FOUND);
+    }
+    let metadata = json!({"name": name, "uid": format!("uid-of-{name}")});
+    axum::Json(json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata}))
+        .into_response()
+}
+
 /// One object a page.
 fn list(plural: &str, names: &[&str], query: &str) -> Response {
     let page =
@@ -123,7 +172,8 @@ fn list(plural: &str, names: &[&str], query: &str) -> Response {
 }
 
 fn status(code: StatusCode) -> Response {
-    let body = json!({"kind": "Status", "status": "Failure", "code": code.as_u16(), "message": "no", "reason": "No"});
+    let reason = if code == StatusCode::NOT_FOUND { "NotFound" } else { "No" };
+    let body = json!({"kind": "Status", "status": "Failure", "code": code.as_u16(), "message": "no", "reason": reason});
     (code, axum::Json(body)).into_response()
 }
 
@@ -146,6 +196,7 @@ impl Follower {
             match self.next().await {
                 Event::Synced => return self.known.iter().cloned().collect(),
                 Event::Change(change) => self.take(change),
+                Event::Changes(changes) => changes.into_iter().for_each(|change| self.take(change)),
             }
         }
     }
@@ -163,6 +214,7 @@ impl Follower {
         while !self.known.iter().eq(want) {
             match self.next().await {
                 Event::Change(change) => self.take(change),
+                Event::Changes(changes) => changes.into_iter().for_each(|change| self.take(change)),
                 Event::Synced => panic!("synced twice"),
             }
         }
@@ -240,10 +292,132 @@ async fn a_watch_that_starts_over_deletes_what_vanished_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_kind_that_does_not_exist_is_synced_and_empty() {
+async fn while_a_kind_does_not_exist_not_everything_was_told() {
     let objects = BTreeMap::from([("pods", vec!["a"])]);
     let server =
         Server::new(Script { streams: true, missing: Some("networkpolicies"), objects, ..Script::default() });
     let mut follower = server.follow().await;
-    assert_eq!(follower.synced().await, ["Pod default/a"]);
+    follower.until(&["Pod default/a"]).await;
+    let is_asked_again = || {
+        let script = server.script();
+        script.requests.iter().filter(|line| line.contains("networkpolicies")).count() > 1
+    };
+    eventually(is_asked_again).await;
+    assert!(follower.events.is_empty(), "not synced");
+    server.script().missing = None;
+    server.script().objects.insert("networkpolicies", vec!["p"]);
+    assert_eq!(follower.synced().await, ["NetworkPolicy default/p", "Pod default/a"]);
+}
+
+fn does_not_fit(service: &str) -> Notice {
+    Notice {
+        regarding: ObjectKey::Service(NamespacedName::new("shop", service)),
+        reason: Reason::DoesNotFit,
+        note: format!("SLOTS has no room for Service shop/{service}"),
+    }
+}
+
+#[tokio::test]
+async fn events_name_their_object_count_repetitions_and_skip_what_is_gone() {
+    let objects = BTreeMap::from([("services", vec!["db"])]);
+    let server = Server::new(Script { objects, ..Script::default() });
+    let (sender, notices) = mpsc::channel(8);
+    for service in ["gone", "db", "db"] {
+        sender.send(does_not_fit(service)).await.expect("room");
+    }
+    drop(sender);
+    notice::publish(server.client().await, "n1", notices).await;
+
+    let script = server.script();
+    let [(created, path, event), (changed, changed_path, series)] = &script.written[..] else {
+        panic!("two writes, none of them about what is gone: {:?}", script.written);
+    };
+    assert_eq!((created, path.as_str()), (&Method::POST, "/apis/events.k8s.io/v1/namespaces/shop/events"));
+    let regarding =
+        json!({"apiVersion": "v1", "kind": "Service", "namespace": "shop", "name": "db", "uid": "uid-of-db"});
+    assert_eq!(event["regarding"], regarding);
+    for (field, want) in [
+        ("type", "Warning"),
+        ("reason", "DoesNotFit"),
+        ("note", "SLOTS has no room for Service shop/db"),
+        ("reportingController", "sluice.dev/agent"),
+        ("reportingInstance", "n1"),
+    ] {
+        assert_eq!(event[field], want, "{field}");
+    }
+    let name = event["metadata"]["name"].as_str().expect("a name");
+    assert_eq!((changed, changed_path.as_str()), (&Method::PATCH, format!("{path}/{name}").as_str()));
+    assert_eq!(series["series"]["count"], 2);
+}
+
+/// The agent's binary; it ends with the test.
+struct Agent(Child);
+
+impl Agent {
+    fn start(server: &str, folder: &Path, bpffs: &Path) -> Self {
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": server}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+            "users": [{"name": "test", "user": {}}],
+        });
+        fs::write(folder.join("kubeconfig"), config.to_string()).expect("a file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-agent"));
+        command
+            .env("KUBECONFIG", folder.join("kubeconfig"))
+            .args(["--node-name", "n1"])
+            .arg("--bpffs")
+            .arg(bpffs);
+        command.arg("--socket").arg(folder.join("agent.sock")).arg("--state-dir").arg(folder.join("state"));
+        Self(command.stderr(Stdio::null()).spawn().expect("the agent"))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_policy_that_is_not_understood_gets_an_event() {
+    netns::within(|| async {
+        let handle = netns::connect();
+        handle.link().set(LinkUnspec::new_with_name("lo").up().build()).execute().await.expect("loopback");
+        netns::add_veth(&handle, "up0", &[("10.0.0.1", 24)]).await;
+        let (bpffs, folder) = (PrivateBpffs::mount(), tempfile::tempdir().expect("a folder"));
+        let objects = BTreeMap::from([("networkpolicies", vec!["odd"])]);
+        let server = Server::new(Script { streams: true, objects, ..Script::default() });
+        let _agent = Agent::start(&server.listen().await, folder.path(), bpffs.path());
+
+        let is_watched = || server.script().watches.iter().any(|(plural, _)| plural == "networkpolicies");
+        eventually(is_watched).await;
+        let spec = json!({"podSelector": {}, "ingress": [{"ports": [{"port": 70000}]}]});
+        let mut policy = object("networkpolicies", "odd", 6);
+        policy["spec"] = spec;
+        server.say("networkpolicies", "MODIFIED", &policy);
+        eventually(|| !server.script().written.is_empty()).await;
+
+        let (method, path, event) = server.script().written.remove(0);
+        assert_eq!(
+            (method, path.as_str()),
+            (Method::POST, "/apis/events.k8s.io/v1/namespaces/default/events")
+        );
+        let regarding = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "namespace": "default",
+            "name": "odd", "uid": "uid-of-odd"});
+        assert_eq!(event["regarding"], regarding);
+        assert_eq!((&event["reason"], &event["note"]), (&json!("NotUnderstood"), &json!("70000 is no port")));
+        assert_eq!(event["reportingInstance"], "n1");
+    });
+}
+
+/// What happens in other tasks and processes, which this one serves meanwhile.
+async fn eventually(happened: impl Fn() -> bool) {
+    let wait = async {
+        while !happened() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.expect("in time");
 }

@@ -44,7 +44,10 @@ fn main() {
     };
     report("a policy of a local pod changes", &times(|run| change(&mut bench, policy(0, 1000 + run))));
     report("a policy of another pod changes", &times(|run| change(&mut bench, policy(40, 1000 + run))));
-    report("a remote pod changes its labels", &times(|run| change(&mut bench, pod(5000, &format!("b{run}")))));
+    report(
+        "a remote pod changes its labels",
+        &times(|run| change(&mut bench, pod(5000, &format!("b{run}")))),
+    );
     report("a local pod changes its labels", &times(|run| change(&mut bench, pod(1, &format!("b{run}")))));
     report("a Service loses or gets a backend", &times(|run| change(&mut bench, slice(7, 2 + run % 2))));
 }

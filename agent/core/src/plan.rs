@@ -73,7 +73,8 @@ macro_rules! entries {
         #[derive(Clone, Debug, Default, Eq, PartialEq)]
         pub struct Actual {
             $($(#[doc = $help])+ pub $field: BTreeMap<$key, $value>,)+
-            /// The next unused number of each kind; a kind that is absent is at [`Numbers::first`].
+            /// The next unused number of each kind, and the epoch last intended; a kind that is absent was never
+            /// written and is at [`Numbers::first`].
             pub numbers: BTreeMap<Numbers, u32>,
             /// The word in `EPOCH`.
             pub epoch: u32,
@@ -135,7 +136,8 @@ pub enum Step {
     Put(Entry),
     /// Remove an entry; it exists.
     Delete(Key),
-    /// Write the next unused number of a kind, before any number below it is used.
+    /// Write the next unused number of a kind, before any number below it is used; the epoch to come, before any step
+    /// that it is to follow.
     Number(Numbers, u32),
     /// Write `EPOCH`, after every step that changes a verdict: flows judged before are judged again.
     Epoch(u32),

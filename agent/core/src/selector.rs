@@ -94,6 +94,12 @@ impl LabelSelector {
     pub fn matches(&self, labels: &Labels) -> bool {
         self.0.iter().all(|requirement| requirement.holds(labels))
     }
+
+    /// Whether every object with these labels is selected, whatever others it has.
+    pub(crate) fn matches_surely(&self, labels: &Labels) -> bool {
+        let is_known = |requirement: &Requirement| labels.get(requirement.key()).is_some();
+        self.0.iter().all(|requirement| is_known(requirement) && requirement.holds(labels))
+    }
 }
 
 /// Checks a word for characters that labels and port names cannot have; the canonical text relies on their absence.
@@ -121,6 +127,11 @@ impl Requirement {
             "Exists" => Self::Exists(key),
             _ => Self::DoesNotExist(key),
         })
+    }
+
+    fn key(&self) -> &str {
+        let (Self::In(key, _) | Self::NotIn(key, _) | Self::Exists(key) | Self::DoesNotExist(key)) = self;
+        key
     }
 
     fn holds(&self, labels: &Labels) -> bool {

@@ -20,8 +20,10 @@ use sluice_core::{
 #[test]
 fn the_maps_hold_what_each_case_says() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compile");
-    let mut cases: Vec<PathBuf> =
-        fs::read_dir(&root).expect("the folder of cases").map(|entry| entry.expect("a case").path()).collect();
+    let mut cases: Vec<PathBuf> = fs::read_dir(&root)
+        .expect("the folder of cases")
+        .map(|entry| entry.expect("a case").path())
+        .collect();
     cases.sort();
     let mut wrong = Vec::new();
     for case in &cases {
@@ -110,7 +112,8 @@ fn dump(desired: &DesiredState) -> String {
     }
     text.push_str("addresses\n");
     for (prefix, class) in &desired.ipcache {
-        let class = class.map_or_else(|| "nothing known".to_owned(), |class| desired.classes[&class].to_string());
+        let class =
+            class.map_or_else(|| "nothing known".to_owned(), |class| desired.classes[&class].to_string());
         writeln!(text, "  {prefix} {class}").expect("a string");
     }
     dump_services(desired, &mut text);
@@ -128,12 +131,14 @@ fn dump_set(desired: &DesiredState, index: usize, digest: &Digest, text: &mut St
     let set = &desired.rule_sets[digest];
     let isolating: Vec<_> = set.isolating.iter().map(ToString::to_string).collect();
     let isolating = if isolating.is_empty() { "nobody".to_owned() } else { isolating.join(", ") };
-    writeln!(text, "set {index} {} isolated by {isolating}", Direction::name(set.direction)).expect("a string");
+    writeln!(text, "set {index} {} isolated by {isolating}", Direction::name(set.direction))
+        .expect("a string");
     for (class, entries) in &desired.rules[digest] {
         let class = class.map_or_else(|| "any".to_owned(), |class| desired.classes[&class].to_string());
         writeln!(text, "  {class}").expect("a string");
         for entry in entries.iter() {
-            let source = entry.source.as_ref().map_or_else(|| "not isolated".to_owned(), |source| source.to_string());
+            let source =
+                entry.source.as_ref().map_or_else(|| "not isolated".to_owned(), |source| source.to_string());
             match entry.ports {
                 PortPrefix::Any => writeln!(text, "    everything: {source}"),
                 PortPrefix::Ports { protocol, first, bits } => {
@@ -151,8 +156,10 @@ fn dump_services(desired: &DesiredState, text: &mut String) {
     for (name, service) in &desired.services {
         writeln!(text, "  {name}").expect("a string");
         for (key, frontend) in &service.frontends {
-            let backends: Vec<_> = frontend.backends.iter().map(|key| format!("{} port {}", key.addr, key.port)).collect();
-            let affinity = frontend.affinity_s.map_or_else(String::new, |seconds| format!(" affinity {seconds} s"));
+            let backends: Vec<_> =
+                frontend.backends.iter().map(|key| format!("{} port {}", key.addr, key.port)).collect();
+            let affinity =
+                frontend.affinity_s.map_or_else(String::new, |seconds| format!(" affinity {seconds} s"));
             let (port, backends) = (u16::from_be_bytes(key.port), backends.join(", "));
             writeln!(text, "    {} port {port} protocol {}{affinity} → [{backends}]", key.addr, key.protocol)
                 .expect("a string");

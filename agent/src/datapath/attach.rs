@@ -2,7 +2,10 @@
 //!
 //! tc's own "ingress" and "egress" are the host interface's view, the opposite of policy's; they appear only here.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     programs::{
@@ -34,8 +37,11 @@ impl Mechanism {
 }
 
 /// Priority and handle of our clsact filters: fixed, so that a restarted agent replaces its own and no other.
-const PRIORITY: u16 = 1;
-const HANDLE: TcHandle = TcHandle::new(0, 0x51ce);
+pub(super) const PRIORITY: u16 = 1;
+pub(super) const HANDLE: TcHandle = TcHandle::new(0, 0x51ce);
+
+/// Every program that is attached to a device.
+pub(super) const HOOKS: [Hook; 3] = [Hook::FromPod, Hook::ToPod, Hook::FromNetdev];
 
 /// A program that could not be attached to, or replaced on, a device.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +67,9 @@ pub enum AttachCause {
     /// The link could not be pinned.
     #[error("pinning the link")]
     Pin(#[source] Box<aya::pin::PinError>),
+    /// A dead link's pin could not be removed.
+    #[error("removing a dead link's pin")]
+    Unpin(#[source] io::Error),
     /// The clsact qdisc could not be added.
     #[error("adding the clsact qdisc")]
     Qdisc(#[source] Box<TcError>),
@@ -107,7 +116,7 @@ impl Datapath {
     /// Removes what keeps a gone device's links alive.
     pub fn detach(&mut self, ifindex: u32) {
         self.attached.remove(&ifindex);
-        for hook in [Hook::FromPod, Hook::ToPod, Hook::FromNetdev] {
+        for hook in HOOKS {
             // Absent for the other kind of device, and with clsact.
             let _ = fs::remove_file(self.link_pin(hook, ifindex));
         }
@@ -116,19 +125,32 @@ impl Datapath {
     fn attach(&mut self, hook: Hook, ifname: &str, ifindex: u32) -> Result<(), AttachError> {
         let pin = self.link_pin(hook, ifindex);
         let attached = match self.mechanism {
-            Mechanism::Tcx if pin.exists() => Ok(()),
-            Mechanism::Tcx => attach_tcx(self.program(hook), hook, ifname, pin),
+            Mechanism::Tcx => self.attach_or_keep_tcx(hook, ifname, &pin),
             Mechanism::Clsact => attach_clsact(self.program(hook), hook, ifname),
         };
         attached.map_err(|source| AttachError { hook, device: ifname.to_owned(), source })
+    }
+
+    /// A pin alone says little: the link behind it may be of a dead device whose index is used again.
+    fn attach_or_keep_tcx(&mut self, hook: Hook, ifname: &str, pin: &Path) -> Result<(), AttachCause> {
+        if pin.exists() {
+            match replace(self.program(hook), pin) {
+                Err(AttachCause::Program(error)) if is_defunct(&error) => {
+                    fs::remove_file(pin).map_err(AttachCause::Unpin)?;
+                }
+                kept => return kept,
+            }
+        }
+        attach_tcx(self.program(hook), hook, ifname, pin)
     }
 
     fn link_pin(&self, hook: Hook, ifindex: u32) -> PathBuf {
         self.links.join(format!("{ifindex}-{}", hook.name()))
     }
 
-    /// Learns what is attached from the pins and, when the programs are `new`, replaces their predecessors.
-    pub(super) fn take_over(&mut self, new: bool) -> Result<(), AttachError> {
+    /// Learns what is attached from the pins and puts the programs in place of their predecessors, also where an
+    /// earlier agent was interrupted in it; nothing changes where they are attached already.
+    pub(super) fn take_over(&mut self) -> Result<(), AttachError> {
         let all = |source| AttachError {
             hook: Hook::FromPod,
             device: "every device".to_owned(),
@@ -140,14 +162,13 @@ impl Datapath {
                 continue;
             };
             self.attached.insert(ifindex);
-            if !new {
-                continue;
-            }
             match replace(self.program(hook), &path) {
                 Ok(()) => {}
                 // The device is gone; the reconciler finds that out too.
                 Err(AttachCause::Program(error)) if is_defunct(&error) => self.detach(ifindex),
-                Err(source) => return Err(AttachError { hook, device: format!("interface {ifindex}"), source }),
+                Err(source) => {
+                    return Err(AttachError { hook, device: format!("interface {ifindex}"), source });
+                }
             }
         }
         Ok(())
@@ -157,7 +178,7 @@ impl Datapath {
 /// The interface index and hook in a link pin's name.
 fn parse_pin(name: &str) -> Option<(u32, Hook)> {
     let (ifindex, hook) = name.split_once('-')?;
-    let hook = [Hook::FromPod, Hook::ToPod, Hook::FromNetdev].into_iter().find(|known| known.name() == hook)?;
+    let hook = HOOKS.into_iter().find(|known| known.name() == hook)?;
     Some((ifindex.parse().ok()?, hook))
 }
 
@@ -169,7 +190,12 @@ const fn side(hook: Hook) -> TcAttachType {
 }
 
 /// First in order: nothing may see or answer a pod's packet before it is judged.
-fn attach_tcx(program: &mut SchedClassifier, hook: Hook, ifname: &str, pin: PathBuf) -> Result<(), AttachCause> {
+fn attach_tcx(
+    program: &mut SchedClassifier,
+    hook: Hook,
+    ifname: &str,
+    pin: &Path,
+) -> Result<(), AttachCause> {
     let options = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program.attach_with_options(ifname, side(hook), options)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
@@ -177,7 +203,8 @@ fn attach_tcx(program: &mut SchedClassifier, hook: Hook, ifname: &str, pin: Path
     Ok(())
 }
 
-fn replace(program: &mut SchedClassifier, pin: &PathBuf) -> Result<(), AttachCause> {
+/// Puts the program in place of the link's; nothing changes when it is the same.
+fn replace(program: &mut SchedClassifier, pin: &Path) -> Result<(), AttachCause> {
     let link: SchedClassifierLink = FdLink::from(PinnedLink::from_pin(pin)?).try_into()?;
     let id = program.attach_to_link(link)?;
     // The pin keeps the link; this process need not.
@@ -186,22 +213,26 @@ fn replace(program: &mut SchedClassifier, pin: &PathBuf) -> Result<(), AttachCau
 }
 
 fn is_defunct(error: &ProgramError) -> bool {
-    match error {
-        ProgramError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOLINK),
-        _ => false,
-    }
+    matches!(error, ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::ENOLINK))
+}
+
+/// Whether what was to be added is there.
+fn exists(error: &TcError) -> bool {
+    matches!(error, TcError::AlreadyAttached)
+        || matches!(error, TcError::NetlinkError(error) if error.raw_os_error() == Some(libc::EEXIST))
 }
 
 fn attach_clsact(program: &mut SchedClassifier, hook: Hook, ifname: &str) -> Result<(), AttachCause> {
     match qdisc_add_clsact(ifname) {
-        Ok(()) | Err(TcError::AlreadyAttached) => {}
-        Err(source) => return Err(AttachCause::Qdisc(Box::new(source))),
+        Err(source) if !exists(&source) => return Err(AttachCause::Qdisc(Box::new(source))),
+        _ => {}
     }
     let options = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
     let id = match program.attach_with_options(ifname, side(hook), options) {
         // One of ours is there, from before: it is replaced in place.
-        Err(ProgramError::TcError(TcError::NetlinkError(error))) if error.raw_os_error() == Some(libc::EEXIST) => {
-            let old = SchedClassifierLink::attached(ifname, side(hook), PRIORITY, HANDLE, None).map_err(AttachCause::Device)?;
+        Err(ProgramError::TcError(error)) if exists(&error) => {
+            let old = SchedClassifierLink::attached(ifname, side(hook), PRIORITY, HANDLE, None)
+                .map_err(AttachCause::Device)?;
             program.attach_to_link(old)
         }
         attached => attached,
@@ -210,4 +241,3 @@ fn attach_clsact(program: &mut SchedClassifier, hook: Hook, ifname: &str) -> Res
     std::mem::forget(program.take_link(id)?);
     Ok(())
 }
-

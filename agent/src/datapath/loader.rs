@@ -21,8 +21,6 @@ pub(super) struct Loaded {
     pub(super) programs: [SchedClassifier; 3],
     /// Names the object with its globals.
     pub(super) digest: String,
-    /// Whether they were loaded just now, so that what is attached is older.
-    pub(super) are_new: bool,
 }
 
 /// Every program of the object.
@@ -38,7 +36,8 @@ struct Globals {
 impl Globals {
     fn new(config: &DatapathConfig) -> Self {
         // A kernel that cannot be asked counts as one without.
-        let has = |helper| u8::from(is_helper_supported(ProgramType::SchedClassifier, helper).unwrap_or(false));
+        let has =
+            |helper| u8::from(is_helper_supported(ProgramType::SchedClassifier, helper).unwrap_or(false));
         Self {
             has_coarse_time: has(BpfHelper::BPF_FUNC_ktime_get_coarse_ns),
             has_check_mtu: has(BpfHelper::BPF_FUNC_check_mtu),
@@ -48,7 +47,10 @@ impl Globals {
 
     /// What makes two loads the same: the object's bytes and the globals.
     fn digest(&self) -> String {
-        let hash = Sha256::new().chain_update(OBJECT).chain_update([self.has_coarse_time, self.has_check_mtu, self.related_icmp]).finalize();
+        let hash = Sha256::new()
+            .chain_update(OBJECT)
+            .chain_update([self.has_coarse_time, self.has_check_mtu, self.related_icmp])
+            .finalize();
         hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 }
@@ -59,13 +61,13 @@ pub(super) fn load(config: &DatapathConfig, maps: &Maps, folder: &Path) -> Resul
     let digest = globals.digest();
     let pins = folder.join(&digest);
     if let Some(programs) = open_pinned(&pins) {
-        return Ok(Loaded { programs, digest, are_new: false });
+        return Ok(Loaded { programs, digest });
     }
     make_folder(&pins)?;
     load_object(&globals, maps, &pins)?;
     let [from_pod, to_pod, from_netdev] = HOOKS;
     let programs = [open(&pins, from_pod)?, open(&pins, to_pod)?, open(&pins, from_netdev)?];
-    Ok(Loaded { programs, digest, are_new: true })
+    Ok(Loaded { programs, digest })
 }
 
 /// All of the programs or none: a start that was cut short left some.

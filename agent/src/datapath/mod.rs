@@ -1,6 +1,6 @@
 //! The programs in the kernel: loaded or taken over, attached to devices, kept alive by pins.
 //!
-//! [`loader`] loads and pins, [`attach`] attaches, [`sweep`] forgets flows that have expired.
+//! [`loader`] loads and pins, [`attach`] attaches, [`clsact`] removes filters, [`sweep`] forgets flows that have expired.
 //!
 //! **Invariant: the agent's death changes nothing.** Maps, programs and links are pinned under the ABI's folder; an
 //! agent that starts with the same object and the same globals finds its programs there and loads none.
@@ -9,6 +9,7 @@
 //! link in one step.
 
 mod attach;
+mod clsact;
 mod loader;
 mod sweep;
 
@@ -23,6 +24,7 @@ use sluice_abi::Hook;
 use sluice_maps::{Maps, MapsError};
 
 pub use attach::{AttachError, Mechanism};
+pub use clsact::{ClsactError, remove_filters};
 pub use sweep::{Swept, purge, sweep};
 
 /// How the programs are to be loaded.
@@ -112,7 +114,7 @@ impl Datapath {
         let [from_pod, to_pod, from_netdev] = loaded.programs;
         let mut datapath =
             Self { maps, links, mechanism, from_pod, to_pod, from_netdev, attached: BTreeSet::new() };
-        datapath.take_over(loaded.are_new).map_err(LoadError::Replace)?;
+        datapath.take_over().map_err(LoadError::Replace)?;
         loader::remove_others(&pins.join("programs"), &loaded.digest)?;
         Ok(datapath)
     }

@@ -21,8 +21,18 @@ impl Reconciler {
     /// Takes up what the maps remember: endpoints whose links are still there are attached again, the others are left to
     /// the first plan to delete.
     pub(super) fn recover(&mut self, network: &Snapshot) {
-        let known: Vec<_> =
-            self.actual.endpoint_meta.iter().map(|(id, meta)| LocalEndpoint::from_meta(*id, meta)).collect();
+        let metas = self.actual.endpoint_meta.iter().rev();
+        let mut known: Vec<LocalEndpoint> = Vec::new();
+        // The newest first: an agent that died while an attachment registered again left two.
+        for endpoint in metas.map(|(id, meta)| LocalEndpoint::from_meta(*id, meta)) {
+            let is_older = |newer: &LocalEndpoint| {
+                newer.ifindex == endpoint.ifindex
+                    || (&newer.container, &newer.ifname) == (&endpoint.container, &endpoint.ifname)
+            };
+            if !known.iter().any(is_older) {
+                known.push(endpoint);
+            }
+        }
         for endpoint in known {
             let link = network.links.get(&endpoint.ifindex);
             if link.is_none_or(|link| link.name != endpoint.host_ifname) {
@@ -30,9 +40,7 @@ impl Reconciler {
                 self.departed.extend(endpoint.addrs.iter().filter(|addr| **addr != Addr::UNSPECIFIED));
                 continue;
             }
-            if let Err(error) = self.datapath.attach_pod(&endpoint.host_ifname, endpoint.ifindex) {
-                error!(endpoint = endpoint.id.0, error = %Causes(&error), "programs not attached again");
-            }
+            self.attach_again(&endpoint);
             self.change(Change::Attach(endpoint.clone()));
             self.endpoints.insert(endpoint.id, endpoint);
         }
@@ -42,6 +50,28 @@ impl Reconciler {
             self.datapath.detach(ifindex);
         }
         info!(endpoints = self.endpoints.len(), "endpoints recovered");
+    }
+
+    /// Attaches the programs of a recovered endpoint, or notes that it has none: it is not in force until it has.
+    fn attach_again(&mut self, endpoint: &LocalEndpoint) {
+        match self.datapath.attach_pod(&endpoint.host_ifname, endpoint.ifindex) {
+            Ok(()) => drop(self.bare.remove(&endpoint.id)),
+            Err(error) => {
+                error!(endpoint = endpoint.id.0, error = %Causes(&error), "programs not attached again");
+                self.bare.insert(endpoint.id);
+            }
+        }
+    }
+
+    /// Tries again for the endpoints without programs.
+    pub(super) fn retry_bare(&mut self) {
+        for id in self.bare.clone() {
+            match self.endpoints.get(&id).cloned() {
+                Some(endpoint) => self.attach_again(&endpoint),
+                None => drop(self.bare.remove(&id)),
+            }
+            self.dirty |= !self.bare.contains(&id);
+        }
     }
 
     pub(super) fn take_request(&mut self, request: Request) {
@@ -76,8 +106,11 @@ impl Reconciler {
     fn register(&mut self, registration: &Registration) -> Result<Registered, RegisterError> {
         let at =
             Attachment { container: registration.container.clone(), ifname: registration.ifname.clone() };
-        let next = self.actual.numbers.get(&Numbers::Endpoint).copied().unwrap_or(Numbers::Endpoint.first());
-        let id = EndpointId(next);
+        let counted =
+            self.actual.numbers.get(&Numbers::Endpoint).copied().unwrap_or(Numbers::Endpoint.first());
+        // What the maps hold is taken, whatever the counter says: it may have been lost.
+        let taken = self.actual.endpoint_meta.keys().next_back().map_or(0, |id| id.0 + 1);
+        let id = EndpointId(counted.max(taken));
         let mut endpoint = registration::endpoint(id, registration)
             .map_err(|source| RegisterError::Registration { at: at.clone(), source })?;
         match self.find(&at).map(|known| self.endpoints[&known].clone()) {
@@ -107,12 +140,11 @@ impl Reconciler {
         }
     }
 
-    /// Writes a new endpoint's name and interface, and tells the compiler.
+    /// Writes a new endpoint's name, and tells the compiler.
     fn remember(&mut self, endpoint: &LocalEndpoint) -> Result<(), ApplyError> {
         let plan = vec![
             Step::Number(Numbers::Endpoint, endpoint.id.0 + 1),
             Step::Put(Entry::EndpointMeta(endpoint.id, endpoint.meta())),
-            Step::Put(Entry::Interface(endpoint.ifindex, endpoint.id)),
         ];
         self.execute(&plan)?;
         self.endpoints.insert(endpoint.id, endpoint.clone());
@@ -160,10 +192,14 @@ impl Reconciler {
 
     fn ready(&self) -> Result<(), NotReady> {
         let published = self.published.borrow();
-        match (published.synced, published.ready) {
-            (false, _) => Err(NotReady::NotSynced),
-            (true, false) => Err(NotReady::NotApplied),
-            (true, true) => Ok(()),
+        if let Some(endpoint) = self.bare.iter().find_map(|id| self.endpoints.get(id)) {
+            return Err(NotReady::Bare { device: endpoint.host_ifname.clone() });
+        }
+        match (published.synced, published.ready, self.uplinks.bare()) {
+            (false, _, _) => Err(NotReady::NotSynced),
+            (true, false, _) => Err(NotReady::NotApplied),
+            (true, true, Some(uplink)) => Err(NotReady::Uplink { device: uplink.name.clone() }),
+            (true, true, None) => Ok(()),
         }
     }
 }

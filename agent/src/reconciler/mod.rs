@@ -4,8 +4,8 @@
 //! (compile → diff → apply), then answer those who waited for it.
 //!
 //! **Invariant: nothing before everybody has spoken.** Until the source has told everything, no plan is made: the maps
-//! stay as an earlier agent left them. The one exception adds only: a registration writes the endpoint's name and
-//! interface at once, so that its drops have a name, and its address has no entry, so everything is dropped.
+//! stay as an earlier agent left them. The one exception adds only: a registration writes the endpoint's name at
+//! once, so that a restarted agent knows of it; its address has no entry, so everything is dropped.
 //!
 //! **Invariant: `actual` is what the maps hold.** It changes with each applied step; when a step is refused, it is read
 //! back from the kernel before anything else is decided.
@@ -14,9 +14,12 @@
 //! is gone, never because somebody says so: without them its pod would be open.
 
 mod endpoints;
+mod rejections;
+mod uplinks;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,19 +31,22 @@ use sluice_core::{
     diff::{Limits, Outcome, diff},
     plan::{Actual, Plan, Step},
 };
-use sluice_maps::MapsError;
+use sluice_maps::{Maps, MapsError};
 use tokio::{
     sync::{mpsc, oneshot, watch},
+    task::{JoinError, JoinHandle},
     time::Instant,
 };
 use tracing::{debug, error, info, warn};
+use uplinks::Uplinks;
 
 use crate::{
     apply::{ApplyError, apply, read_actual},
     causes::Causes,
-    datapath::{Datapath, purge, sweep},
+    datapath::{Datapath, Swept, purge, sweep},
     metrics::{Metrics, State},
     netlink::{self, Addresses, Snapshot, Uplink},
+    notice::Notice,
     request::{Request, UnknownEndpoint},
     topology::Topology,
     watch::Event,
@@ -63,6 +69,8 @@ pub struct Published {
     pub routes: crate::routes::Wanted,
     /// This node's pod ranges, in the order of its object.
     pub own_ranges: Vec<IpNetwork>,
+    /// The devices to other nodes.
+    pub uplinks: BTreeSet<Uplink>,
     /// How often routes may have been lost.
     pub disturbances: u64,
 }
@@ -87,17 +95,23 @@ pub struct Reconciler {
     topology: Topology,
     endpoints: BTreeMap<EndpointId, LocalEndpoint>,
     in_force: BTreeSet<EndpointId>,
+    /// Endpoints of an earlier agent whose programs could not be attached again.
+    bare: BTreeSet<EndpointId>,
     waiters: Vec<(EndpointId, oneshot::Sender<Result<(), UnknownEndpoint>>)>,
     addresses: Addresses,
-    uplinks: BTreeSet<Uplink>,
+    uplinks: Uplinks,
     /// What the last diff left out, in words: each is told once.
     rejected: BTreeSet<String>,
     published: watch::Sender<Published>,
+    notices: mpsc::Sender<Notice>,
     /// Whether something changed since the last plan.
     dirty: bool,
     retry_at: Option<Instant>,
     /// When expired flows are looked for next.
     sweep_at: Instant,
+    /// Opened a second time: expired flows are looked for on another thread.
+    swept_maps: Arc<Maps>,
+    sweeping: Option<JoinHandle<Result<Swept, MapsError>>>,
     /// Addresses of pods that are gone, whose flows are to be forgotten.
     departed: BTreeSet<Addr>,
     metrics: Metrics,
@@ -115,8 +129,10 @@ impl Reconciler {
         mut datapath: Datapath,
         network: Snapshot,
         published: watch::Sender<Published>,
+        notices: mpsc::Sender<Notice>,
     ) -> Result<Self, MapsError> {
         let actual = read_actual(datapath.maps())?;
+        let swept_maps = Arc::new(Maps::open(datapath.maps().bpffs())?);
         let mut reconciler = Self {
             compiler,
             actual,
@@ -124,17 +140,22 @@ impl Reconciler {
             topology,
             endpoints: BTreeMap::new(),
             in_force: BTreeSet::new(),
+            bare: BTreeSet::new(),
             waiters: Vec::new(),
             addresses: Addresses::new(),
-            uplinks: BTreeSet::new(),
+            uplinks: Uplinks::default(),
             rejected: BTreeSet::new(),
             published,
+            notices,
             dirty: true,
             retry_at: None,
             sweep_at: Instant::now() + SWEEP,
+            swept_maps,
+            sweeping: None,
             departed: BTreeSet::new(),
             metrics: Metrics::default(),
         };
+        reconciler.publish_topology();
         reconciler.recover(&network);
         reconciler.take_network(netlink::Event::Uplinks(network.uplinks));
         reconciler.take_network(netlink::Event::Addresses(network.addresses));
@@ -150,7 +171,9 @@ impl Reconciler {
 
     /// Waits for an input and takes in all that are queued; false when one of them has ended.
     async fn take_next(&mut self, inputs: &mut Inputs) -> bool {
-        let wake_at = self.retry_at.map_or(self.sweep_at, |retry_at| retry_at.min(self.sweep_at));
+        let bare_at = (!self.bare.is_empty()).then(|| Instant::now() + RETRY);
+        let wake_at = [self.retry_at, self.uplinks.retry_at(), bare_at].into_iter().flatten();
+        let wake_at = wake_at.fold(self.sweep_at, Instant::min);
         tokio::select! {
             event = inputs.objects.recv() => match event {
                 Some(event) => self.take_object(event),
@@ -164,6 +187,7 @@ impl Reconciler {
                 Some(request) => self.take_request(request),
                 None => return false,
             },
+            swept = ended(&mut self.sweeping) => self.take_swept(swept),
             () = tokio::time::sleep_until(wake_at) => self.wake(),
         }
         // Links first: an address that moved to a new pod must not be taken from it by the old one's end.
@@ -184,34 +208,48 @@ impl Reconciler {
         if self.retry_at.is_some_and(|retry_at| retry_at <= now) {
             self.retry_at = None;
         }
+        self.retry_uplinks();
+        self.retry_bare();
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP;
-            match sweep(self.datapath.maps(), monotonic_ns()) {
-                Ok(swept) => self.metrics.set_flows(swept.live),
-                Err(error) => error!(error = %Causes(&error), "expired flows stay"),
+            if self.sweeping.is_none() {
+                let maps = Arc::clone(&self.swept_maps);
+                self.sweeping = Some(tokio::task::spawn_blocking(move || sweep(&maps, monotonic_ns())));
             }
+        }
+    }
+
+    fn take_swept(&mut self, swept: Result<Result<Swept, MapsError>, JoinError>) {
+        match swept {
+            Ok(Ok(swept)) => self.metrics.set_flows(swept.live),
+            Ok(Err(error)) => error!(error = %Causes(&error), "expired flows stay"),
+            Err(error) => error!(error = %Causes(&error), "expired flows stay"),
         }
     }
 
     fn change(&mut self, change: Change) {
         if self.topology.observe(&change) {
-            self.published.send_if_modified(|published| {
-                let (routes, own_ranges) = (self.topology.wanted(), self.topology.own_ranges());
-                let modified = published.routes != routes || published.own_ranges != own_ranges;
-                (published.routes, published.own_ranges) = (routes, own_ranges.to_vec());
-                modified
-            });
+            self.publish_topology();
         }
         self.dirty = true;
         if let Err(rejected) = self.compiler.apply(change) {
-            self.metrics.objects_rejected.inc();
-            warn!(object = %rejected.key, error = %Causes(&rejected), "object not understood: closed where it applies");
+            self.tell_not_understood(&rejected);
         }
+    }
+
+    fn publish_topology(&self) {
+        self.published.send_if_modified(|published| {
+            let (routes, own_ranges) = (self.topology.wanted(), self.topology.own_ranges());
+            let modified = published.routes != routes || published.own_ranges != own_ranges;
+            (published.routes, published.own_ranges) = (routes, own_ranges.to_vec());
+            modified
+        });
     }
 
     fn take_object(&mut self, event: Event) {
         match event {
             Event::Change(change) => self.change(change),
+            Event::Changes(changes) => changes.into_iter().for_each(|change| self.change(change)),
             Event::Synced => {
                 info!("source has told everything");
                 self.dirty = true;
@@ -248,41 +286,40 @@ impl Reconciler {
         self.change(Change::NodeAddresses(addresses));
     }
 
-    fn take_uplinks(&mut self, uplinks: Vec<Uplink>) {
-        let uplinks: BTreeSet<_> = uplinks.into_iter().collect();
-        for uplink in uplinks.difference(&self.uplinks) {
-            match self.datapath.attach_uplink(&uplink.name, uplink.ifindex) {
-                Ok(()) => {
-                    info!(device = %uplink.name, ifindex = uplink.ifindex, "programs attached to uplink")
-                }
-                Err(error) => {
-                    error!(device = %uplink.name, error = %Causes(&error), "uplink has no programs")
-                }
-            }
-        }
-        if uplinks.is_empty() {
-            warn!("no uplink: pods reach this node only");
-        }
-        self.uplinks = uplinks;
-    }
-
     /// Makes the maps agree with what is wanted, and answers those who waited for it.
     fn settle(&mut self) {
+        // Before anybody can be in force under the addresses, and once more when packets for them make no flow again.
         self.purge_departed();
-        let is_due = self.dirty && self.retry_at.is_none() && self.published.borrow().synced;
-        if is_due && let Err(error) = self.plan_and_execute() {
-            error!(error = %Causes(&error), "plan not in force; the old state is, as far as it went");
-            self.retry_at = Some(Instant::now() + RETRY);
+        // Twice at most: what a full map refused may fit when the first plan has cleared up.
+        for _ in 0..2 {
+            if !(self.dirty && self.retry_at.is_none() && self.published.borrow().synced) {
+                break;
+            }
+            match self.plan_and_execute() {
+                Ok(()) if self.purge_departed() => self.departed.clear(),
+                Ok(()) => {}
+                Err(error) => {
+                    error!(error = %Causes(&error), "plan not in force; the old state is, as far as it went");
+                    self.retry_at = Some(Instant::now() + RETRY);
+                }
+            }
         }
         self.answer_waiters();
     }
 
-    /// Forgets the flows of pods that are gone, before anybody can be in force under their addresses.
-    fn purge_departed(&mut self) {
-        for addr in std::mem::take(&mut self.departed) {
-            match purge(self.datapath.maps(), &addr) {
-                Ok(flows) => debug!(%addr, flows, "flows forgotten"),
-                Err(error) => error!(%addr, error = %Causes(&error), "flows of a pod that is gone stay"),
+    /// Forgets the flows of pods that are gone; says whether it could.
+    fn purge_departed(&mut self) -> bool {
+        if self.departed.is_empty() {
+            return true;
+        }
+        match purge(self.datapath.maps(), &self.departed) {
+            Ok(flows) => {
+                debug!(addresses = self.departed.len(), flows, "flows forgotten");
+                true
+            }
+            Err(error) => {
+                error!(addresses = ?self.departed, error = %Causes(&error), "flows of pods that are gone stay");
+                false
             }
         }
     }
@@ -291,16 +328,16 @@ impl Reconciler {
         let begun = Instant::now();
         let Outcome { mut plan, rejected, in_force } =
             diff(self.compiler.desired(), &self.actual, &Limits::default());
-        self.tell_rejected(rejected.iter().map(|rejection| Causes(rejection).to_string()).collect());
+        self.tell_rejected(&rejected);
         // Everything is in force before the first wait for readers; nobody has to wait for the clearing up after it.
         let is_grace = |step: &Step| matches!(step, Step::Grace);
         let clearing_up = plan.split_off(plan.iter().position(is_grace).unwrap_or(plan.len()));
         self.execute(&plan)?;
         self.metrics.plan_seconds.observe(begun.elapsed().as_secs_f64());
-        self.in_force = in_force;
+        self.in_force = in_force.difference(&self.bare).copied().collect();
         self.answer_waiters();
         self.execute(&clearing_up)?;
-        self.dirty = false;
+        self.dirty = !rejected.is_empty() && !clearing_up.is_empty();
         if self.published.send_if_modified(|published| !std::mem::replace(&mut published.ready, true)) {
             info!(steps = plan.len() + clearing_up.len(), "first plan in force");
             release_memory();
@@ -331,16 +368,6 @@ impl Reconciler {
         self.metrics.text()
     }
 
-    fn tell_rejected(&mut self, rejected: BTreeSet<String>) {
-        for rejection in rejected.difference(&self.rejected) {
-            error!(rejection, "does not fit: the old state stays in force");
-        }
-        for rejection in self.rejected.difference(&rejected) {
-            info!(rejection, "fits now");
-        }
-        self.rejected = rejected;
-    }
-
     fn execute(&mut self, plan: &Plan) -> Result<(), ApplyError> {
         if plan.is_empty() {
             return Ok(());
@@ -358,6 +385,14 @@ impl Reconciler {
         debug!(steps = plan.len(), "plan applied");
         applied
     }
+}
+
+/// What a task that may be under way ends with; without one, never.
+async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
+    let Some(running) = task else { return std::future::pending().await };
+    let end = running.await;
+    *task = None;
+    end
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds, as `bpf_ktime_get_ns` tells it.

@@ -5,9 +5,13 @@
 //!
 //! **Invariant: a file's objects change whole.** A file is read when its writer has closed it or renamed it into place,
 //! never at every write. One that then cannot be read or understood, or is empty, keeps the objects it had; a file that
-//! is gone takes its objects along. (To say "nothing" a file holds a comment.) At the beginning there are no objects to
+//! is gone, and still is after [`ABSENCE`], takes its objects along. (To say "nothing" a file holds a comment.) At the beginning there are no objects to
 //! keep but those in the kernel's maps: while a file makes no sense, nobody is told that all was told, and the maps stay
 //! as they are. So a typing mistake never takes a policy away, not even across a restart.
+//!
+//! **Invariant: nothing is gone in between.** Editors, `git checkout` and mounted ConfigMaps take files away and put
+//! others in their place, and objects move from one file to another: all that is read at once is told at once, one change
+//! for each object, what is new before what is gone.
 //!
 //! **Invariant: the last file in name order wins** when two hold the same object.
 
@@ -17,6 +21,7 @@ use std::{
     fs, io,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -26,7 +31,7 @@ use sluice_core::{
     cluster::Change,
     object::{Object, ObjectError, ObjectKey, flatten},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tracing::{debug, info, warn};
 
 use super::Event;
@@ -66,10 +71,13 @@ enum FileError {
     Object { number: usize, source: ObjectError },
 }
 
-type Objects = BTreeMap<ObjectKey, Object>;
+type Objects = BTreeMap<ObjectKey, Arc<Object>>;
 
 /// How long until a folder that is gone is looked for again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How long a file has to be away until it counts as gone: much more than between the two renames of an editor.
+const ABSENCE: Duration = Duration::from_millis(500);
 
 /// Bytes of one read of announcements.
 const BUFFER: usize = 4096;
@@ -81,18 +89,17 @@ const BUFFER: usize = 4096;
 pub async fn run(path: PathBuf, events: &mpsc::Sender<Event>) -> Result<(), DirError> {
     // Watched before it is read: what changes meanwhile is read again.
     let mut announcements = watch(&path)?;
-    let mut folder = Folder { path, files: BTreeMap::new(), complaints: BTreeMap::new() };
+    let mut folder = Folder::new(path);
     let names = folder.names()?;
-    let mut changes = folder.read_all(names).await;
+    folder.read_all(names).await;
     info!(folder = %folder.path.display(), files = folder.files.len(), "folder read");
     let mut synced = false;
     loop {
-        for change in changes {
-            if events.send(Event::Change(change)).await.is_err() {
-                return Ok(());
-            }
+        let changes = folder.changes();
+        if !changes.is_empty() && events.send(Event::Changes(changes)).await.is_err() {
+            return Ok(());
         }
-        if !synced && folder.complaints.is_empty() {
+        if !synced && folder.is_understood() {
             synced = true;
             if events.send(Event::Synced).await.is_err() {
                 return Ok(());
@@ -100,29 +107,50 @@ pub async fn run(path: PathBuf, events: &mpsc::Sender<Event>) -> Result<(), DirE
         }
         let touched = tokio::select! {
             touched = next_touched(&mut announcements, &folder.path) => touched,
+            () = until(folder.next_look()) => Touched::Nothing,
             () = events.closed() => return Ok(()),
         };
-        changes = match touched {
-            Touched::Files(names) => folder.read_all(names).await,
+        match touched {
+            Touched::Nothing => folder.look_for_absent().await,
+            Touched::Files(files) => folder.follow(files).await,
             Touched::Everything => folder.read_everything().await,
             Touched::FolderGone => {
                 warn!(folder = %folder.path.display(), "folder is gone; its last objects stay in force");
                 announcements = rewatch(&folder.path).await;
                 info!(folder = %folder.path.display(), "folder is back");
-                folder.read_everything().await
+                folder.read_everything().await;
             }
-        };
+        }
     }
 }
 
 /// What a batch of announcements asks for.
 enum Touched {
-    /// To read these files again.
-    Files(BTreeSet<OsString>),
+    /// To look whether absent files are back.
+    Nothing,
+    /// To take note of what became of these files.
+    Files(BTreeMap<OsString, Fate>),
     /// To read every file again.
     Everything,
     /// To wait for the folder.
     FolderGone,
+}
+
+/// What became of a file at last.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fate {
+    /// It is whole and to be read.
+    Written,
+    /// It is away. What is in its place since then is only being written, else it were announced.
+    Away,
+}
+
+/// Waits until a moment, for ever without one.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn watch(folder: &Path) -> Result<EventStream<[u8; BUFFER]>, DirError> {
@@ -149,13 +177,13 @@ async fn rewatch(folder: &Path) -> EventStream<[u8; BUFFER]> {
 
 /// Waits for an announcement and takes in those that are there too: one save makes several.
 async fn next_touched(announcements: &mut EventStream<[u8; BUFFER]>, folder: &Path) -> Touched {
-    let mut names = BTreeSet::new();
+    let mut files = BTreeMap::new();
     loop {
         let mut next = announcements.next().await;
         while let Some(event) = next {
             match event {
                 Ok(event) => match touched(event, folder) {
-                    Some(Touched::Files(more)) => names.extend(more),
+                    Some(Touched::Files(more)) => files.extend(more),
                     Some(other) => return other,
                     None => {}
                 },
@@ -163,8 +191,8 @@ async fn next_touched(announcements: &mut EventStream<[u8; BUFFER]>, folder: &Pa
             }
             next = announcements.next().now_or_never().flatten();
         }
-        if !names.is_empty() {
-            return Touched::Files(names);
+        if !files.is_empty() {
+            return Touched::Files(files);
         }
     }
 }
@@ -186,9 +214,11 @@ fn touched(event: EventOwned, folder: &Path) -> Option<Touched> {
         // A new file will be closed by its writer; a new link is whole at once.
         let is_link = fs::symlink_metadata(folder.join(&name))
             .is_ok_and(|found| found.is_symlink() || found.nlink() > 1);
-        return is_link.then(|| Touched::Files(BTreeSet::from([name])));
+        return is_link.then(|| Touched::Files(BTreeMap::from([(name, Fate::Written)])));
     }
-    Some(Touched::Files(BTreeSet::from([name])))
+    let is_away = event.mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM);
+    let fate = if is_away { Fate::Away } else { Fate::Written };
+    Some(Touched::Files(BTreeMap::from([(name, fate)])))
 }
 
 fn is_ours(name: &OsStr) -> bool {
@@ -197,15 +227,40 @@ fn is_ours(name: &OsStr) -> bool {
     !is_hidden && matches!(extension, Some("yaml" | "yml" | "json"))
 }
 
+/// Whether a link is there; it may lead nowhere.
+fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())
+}
+
 #[derive(Debug)]
 struct Folder {
     path: PathBuf,
     files: BTreeMap<OsString, Objects>,
+    /// Files that were not there when they were to be read, and when to look for them again.
+    absent: BTreeMap<OsString, Instant>,
     /// What was last said about a file, so that it is said once.
     complaints: BTreeMap<OsString, String>,
+    /// Objects of which it was said that two files hold them.
+    in_two: BTreeSet<ObjectKey>,
+    /// Objects in files that were read since changes were told.
+    touched: BTreeSet<ObjectKey>,
+    /// What was told.
+    told: Objects,
 }
 
 impl Folder {
+    fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            files: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            complaints: BTreeMap::new(),
+            in_two: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            told: Objects::new(),
+        }
+    }
+
     /// The files that are there and those that were.
     fn names(&self) -> Result<BTreeSet<OsString>, DirError> {
         let list =
@@ -214,44 +269,80 @@ impl Folder {
         Ok(found.into_iter().filter(|name| is_ours(name)).chain(self.files.keys().cloned()).collect())
     }
 
-    async fn read_everything(&mut self) -> Vec<Change> {
+    /// Whether every file is there and makes sense.
+    fn is_understood(&self) -> bool {
+        self.complaints.is_empty() && self.absent.is_empty()
+    }
+
+    /// When to look for absent files.
+    fn next_look(&self) -> Option<Instant> {
+        self.absent.values().min().copied()
+    }
+
+    async fn follow(&mut self, files: BTreeMap<OsString, Fate>) {
+        let (written, away): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            files.into_iter().partition(|(_, fate)| *fate == Fate::Written);
+        away.into_keys().for_each(|name| self.miss(name));
+        self.read_all(written.into_keys().collect()).await;
+    }
+
+    /// Notes that a file is away; its objects stay in force for now.
+    fn miss(&mut self, name: OsString) {
+        self.absent.entry(name).or_insert_with(|| Instant::now() + ABSENCE);
+    }
+
+    async fn read_everything(&mut self) {
         match self.names() {
             Ok(names) => self.read_all(names).await,
             Err(error) => {
                 warn!(folder = %self.path.display(), error = %Causes(&error), "folder not listed");
-                Vec::new()
             }
         }
     }
 
-    async fn read_all(&mut self, names: BTreeSet<OsString>) -> Vec<Change> {
-        let mut changes = Vec::new();
+    async fn read_all(&mut self, names: BTreeSet<OsString>) {
         for name in names {
             let path = self.path.join(&name);
             // Parsing a big file takes a second; calls on the socket do not wait for it.
             let reading = tokio::task::spawn_blocking(move || read_objects(&path));
-            changes.extend(self.take(name, reading.await.expect("reading files does not panic")));
+            self.take(name, reading.await.expect("reading files does not panic"));
         }
-        changes
     }
 
-    /// Takes in what a file says now; what changes by it.
-    fn take(&mut self, name: OsString, objects: Result<Objects, FileError>) -> Vec<Change> {
-        let path = self.path.join(&name);
-        let objects = match objects {
-            Err(FileError::Read(error)) if error.kind() == io::ErrorKind::NotFound => {
+    /// Looks for the files that were absent for long enough.
+    async fn look_for_absent(&mut self) {
+        let now = Instant::now();
+        let due: Vec<_> = self.absent.extract_if(.., |_, look_at| *look_at <= now).collect();
+        for (name, _) in due {
+            let path = self.path.join(&name);
+            if !path.exists() {
                 self.complaints.remove(&name);
-                return self.replace(name, None);
+                self.replace(name, None);
+            } else if is_link(&path) {
+                self.read_all(BTreeSet::from([name])).await;
+            } else {
+                // Its writer is at work again, and its end will be announced.
+                self.absent.insert(name, now + ABSENCE);
             }
+        }
+    }
+
+    /// Takes in what a file says now.
+    fn take(&mut self, name: OsString, objects: Result<Objects, FileError>) {
+        let path = self.path.join(&name);
+        match objects {
+            Err(FileError::Read(error)) if error.kind() == io::ErrorKind::NotFound => self.miss(name),
             Err(error) => {
+                self.absent.remove(&name);
                 self.complain(name, &path, &error);
-                return Vec::new();
             }
-            Ok(objects) => objects,
-        };
-        self.complaints.remove(&name);
-        debug!(file = %path.display(), objects = objects.len(), "file read");
-        self.replace(name, Some(objects))
+            Ok(objects) => {
+                self.absent.remove(&name);
+                self.complaints.remove(&name);
+                debug!(file = %path.display(), objects = objects.len(), "file read");
+                self.replace(name, Some(objects));
+            }
+        }
     }
 
     fn complain(&mut self, name: OsString, path: &Path, error: &FileError) {
@@ -262,31 +353,45 @@ impl Folder {
         }
     }
 
-    fn replace(&mut self, name: OsString, objects: Option<Objects>) -> Vec<Change> {
-        let new_keys: Vec<_> = objects.iter().flat_map(|objects| objects.keys().cloned()).collect();
+    fn replace(&mut self, name: OsString, objects: Option<Objects>) {
+        self.touched.extend(objects.iter().flat_map(|objects| objects.keys().cloned()));
         let old = match objects {
-            Some(objects) => self.files.insert(name.clone(), objects),
+            Some(objects) => self.files.insert(name, objects),
             None => self.files.remove(&name),
         };
-        let old = old.unwrap_or_default();
-        let keys: BTreeSet<_> = old.keys().cloned().chain(new_keys).collect();
-        keys.into_iter().filter_map(|key| self.effect(&name, &old, key)).collect()
+        self.touched.extend(old.into_iter().flat_map(Objects::into_keys));
     }
 
-    /// What the new contents of file `name` mean for one object that it holds, or held.
-    fn effect(&self, name: &OsString, old: &Objects, key: ObjectKey) -> Option<Change> {
-        let mut holders = self.files.iter().rev().filter(|(_, objects)| objects.contains_key(&key));
-        let Some((winner, objects)) = holders.next() else {
-            return Some(Change::Delete(key));
-        };
-        let is_new =
-            !old.contains_key(&key) && self.files.get(name).is_some_and(|file| file.contains_key(&key));
-        if is_new && let Some((other, _)) = holders.next() {
-            warn!(object = %key, used = %winner.display(), ignored = %other.display(), "object in two files");
+    /// What has changed since this was asked last: what is new, then what is gone.
+    fn changes(&mut self) -> Vec<Change> {
+        let (mut changes, mut gone) = (Vec::new(), Vec::new());
+        for key in std::mem::take(&mut self.touched) {
+            self.complain_of_two(&key);
+            match self.files.values().rev().find_map(|file| file.get(&key)) {
+                None => gone.extend(self.told.remove(&key).map(|_| Change::Delete(key))),
+                Some(object) if self.told.get(&key) == Some(object) => {}
+                Some(object) => {
+                    changes.push(Change::Upsert(Object::clone(object)));
+                    self.told.insert(key, object.clone());
+                }
+            }
         }
-        let now = &objects[&key];
-        let is_as_before = winner > name || (winner == name && old.get(&key) == Some(now));
-        (!is_as_before).then(|| Change::Upsert(now.clone()))
+        changes.extend(gone);
+        changes
+    }
+
+    /// Warns once of an object that two files hold, both of them there.
+    fn complain_of_two(&mut self, key: &ObjectKey) {
+        let is_here = |name: &&OsString| !self.absent.contains_key(*name);
+        let holding = self.files.iter().rev().filter(|(_, file)| file.contains_key(key));
+        let mut holders = holding.map(|(name, _)| name).filter(is_here);
+        let (Some(used), Some(ignored)) = (holders.next(), holders.next()) else {
+            self.in_two.remove(key);
+            return;
+        };
+        if self.in_two.insert(key.clone()) {
+            warn!(object = %key, used = %used.display(), ignored = %ignored.display(), "object in two files");
+        }
     }
 }
 
@@ -307,7 +412,7 @@ fn read_objects(path: &Path) -> Result<Objects, FileError> {
         for item in flatten(document) {
             let object =
                 Object::from_value(item).map_err(|source| FileError::Object { number: index + 1, source })?;
-            objects.extend(object.map(|object| (object.key(), object)));
+            objects.extend(object.map(|object| (object.key(), Arc::new(object))));
         }
     }
     Ok(objects)

@@ -1,6 +1,6 @@
 //! The API server, followed by one watch for each kind.
 //!
-//! Start at [`run`]. [`super::wire`] decodes what comes.
+//! Start at [`connect`] and [`follow`]. [`super::wire`] decodes what comes.
 //!
 //! **Invariant.** A watch that has to start over replaces: what the new list does not hold is deleted, after the list
 //! is whole. While the API server is away nothing is deleted.
@@ -44,22 +44,20 @@ pub enum KubeError {
 /// Objects of one page of a list, where the server cannot stream it.
 const PAGE: u32 = 500;
 
-/// Sends what the API server says until nobody listens.
+/// A client of the API server; it need not be there yet.
 ///
 /// # Errors
-/// Any [`KubeError`]; an API server that does not answer is waited for.
-pub async fn run(api_server: Option<Uri>, events: &mpsc::Sender<Event>) -> Result<(), KubeError> {
+/// Any [`KubeError`].
+pub async fn connect(api_server: Option<Uri>) -> Result<Client, KubeError> {
     let mut config = kube::Config::infer().await.map_err(|error| KubeError::Config(Box::new(error)))?;
     if let Some(uri) = api_server {
         config.cluster_url = uri;
     }
     info!(api_server = %config.cluster_url, "following the API server");
-    let client = Client::try_from(config).map_err(|error| KubeError::Client(Box::new(error)))?;
-    follow(client, events).await;
-    Ok(())
+    Client::try_from(config).map_err(|error| KubeError::Client(Box::new(error)))
 }
 
-/// Sends what `client`'s API server says until nobody listens.
+/// Sends what `client`'s API server says until nobody listens; one that does not answer is waited for.
 pub async fn follow(client: Client, events: &mpsc::Sender<Event>) {
     let follow = Follow { client, events, unsynced: &AtomicUsize::new(6) };
     tokio::join!(
@@ -117,7 +115,10 @@ impl Follow<'_> {
             let sent = match event {
                 Ok(event) => self.take(event, progress).await,
                 Err(error) if streams && lacks_streaming(&error) => return End::NoStreaming,
-                Err(error) => self.trouble::<T>(&error, progress).await,
+                Err(error) => {
+                    trouble::<T>(&error, progress);
+                    Ok(())
+                }
             };
             if sent.is_err() {
                 return End::Closed;
@@ -162,17 +163,6 @@ impl Follow<'_> {
         Ok(())
     }
 
-    async fn trouble<T: Kind>(&self, error: &watcher::Error, progress: &mut Progress) -> Result<(), Closed> {
-        if !std::mem::replace(&mut progress.complained, true) {
-            warn!(kind = T::KIND, error = %error, "watch interrupted; the last known objects stay in force");
-        }
-        match status_of(error) {
-            // The kind does not exist there: none of its objects do.
-            Some(404) => self.synced(progress).await,
-            _ => Ok(()),
-        }
-    }
-
     async fn synced(&self, progress: &mut Progress) -> Result<(), Closed> {
         if !std::mem::replace(&mut progress.synced, true)
             && self.unsynced.fetch_sub(1, Ordering::Relaxed) == 1
@@ -184,6 +174,14 @@ impl Follow<'_> {
 
     async fn send(&self, event: Event) -> Result<(), Closed> {
         self.events.send(event).await.map_err(|_| Closed)
+    }
+}
+
+/// Tells of the first of a row of troubles. No kind here may be missing: a server that says so (404) is not ready, or not
+/// the right one, and is asked again.
+fn trouble<T: Kind>(error: &watcher::Error, progress: &mut Progress) {
+    if !std::mem::replace(&mut progress.complained, true) {
+        warn!(kind = T::KIND, error = %error, "watch interrupted; the last known objects stay in force");
     }
 }
 

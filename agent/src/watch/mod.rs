@@ -1,6 +1,6 @@
 //! Where objects come from: the API server or a folder, as one stream of changes in our own words.
 //!
-//! Start at [`run`]. [`kube`] follows the API server, [`dir`] a folder of YAML.
+//! Start at [`Feed::open`]. [`kube`] follows the API server, [`dir`] a folder of YAML.
 //!
 //! **Invariant.** [`Event::Synced`] comes once, after every object that was there when the source was first read. No
 //! later trouble of a source deletes anything: what cannot be read is as it was.
@@ -9,8 +9,11 @@ pub mod dir;
 pub mod kube;
 mod wire;
 
+use std::path::PathBuf;
+
 use sluice_core::cluster::Change;
 use tokio::sync::mpsc;
+pub(crate) use wire::resource;
 
 use crate::config::Source;
 
@@ -20,6 +23,8 @@ use crate::config::Source;
 pub enum Event {
     /// An object is new, has changed, or is gone.
     Change(Change),
+    /// Several at once: no plan is made of a part of them.
+    Changes(Vec<Change>),
     /// Everything that was there at the beginning has been told.
     Synced,
 }
@@ -35,13 +40,44 @@ pub enum WatchError {
     Kube(#[from] kube::KubeError),
 }
 
-/// Sends what `source` says until nobody listens.
-///
-/// # Errors
-/// [`WatchError`] when the source cannot even be opened; later trouble is waited out.
-pub async fn run(source: Source, events: mpsc::Sender<Event>) -> Result<(), WatchError> {
-    match source {
-        Source::Dir(folder) => Ok(dir::run(folder, &events).await?),
-        Source::Kube(api_server) => Ok(kube::run(api_server, &events).await?),
+/// A source that can be followed.
+#[expect(missing_debug_implementations, reason = "a client of the API server has none")]
+pub enum Feed {
+    /// The API server behind the client.
+    Kube(::kube::Client),
+    /// A folder of YAML.
+    Dir(PathBuf),
+}
+
+impl Feed {
+    /// Finds the way to `source`.
+    ///
+    /// # Errors
+    /// [`WatchError::Kube`] without usable credentials.
+    pub async fn open(source: Source) -> Result<Self, WatchError> {
+        Ok(match source {
+            Source::Dir(folder) => Self::Dir(folder),
+            Source::Kube(api_server) => Self::Kube(kube::connect(api_server).await?),
+        })
+    }
+
+    /// The client of the API server, where there is one.
+    pub fn client(&self) -> Option<::kube::Client> {
+        match self {
+            Self::Kube(client) => Some(client.clone()),
+            Self::Dir(_) => None,
+        }
+    }
+
+    /// Sends what the source says until nobody listens.
+    ///
+    /// # Errors
+    /// [`WatchError::Dir`] when the folder cannot be watched; later trouble is waited out.
+    pub async fn run(self, events: mpsc::Sender<Event>) -> Result<(), WatchError> {
+        match self {
+            Self::Dir(folder) => dir::run(folder, &events).await?,
+            Self::Kube(client) => kube::follow(client, &events).await,
+        }
+        Ok(())
     }
 }

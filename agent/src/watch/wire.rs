@@ -5,7 +5,10 @@
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
-use kube::{Resource, api::ObjectMeta};
+use kube::{
+    Resource,
+    api::{ApiResource, ObjectMeta},
+};
 use serde::{
     Deserialize, Deserializer,
     de::{
@@ -13,7 +16,7 @@ use serde::{
         value::{MapAccessDeserializer, StringDeserializer},
     },
 };
-use sluice_core::object::{EndpointSlice, Namespace, NetworkPolicy, Node, Object, Pod, Service};
+use sluice_core::object::{EndpointSlice, Namespace, NetworkPolicy, Node, Object, ObjectKey, Pod, Service};
 
 /// A kind that is watched.
 pub(super) trait Kind:
@@ -34,6 +37,13 @@ macro_rules! kinds {
             const KIND: &'static str = stringify!($kind);
             const PLURAL: &'static str = $plural;
         })+
+
+        /// Where the API server has an object.
+        pub(crate) fn resource(key: &ObjectKey) -> ApiResource {
+            match key {
+                $(ObjectKey::$kind(_) => ApiResource::erase::<Watched<$kind>>(&()),)+
+            }
+        }
     };
 }
 

@@ -124,7 +124,7 @@ fn confirm(direct: &Tuple, entry: &mut CtEntry) -> Result<(), DropReason> {
 #[inline(never)]
 fn half_open(tuple: &Tuple) -> *mut CtEntry {
     let (key, _) = FlowKey::of(tuple);
-    CT_HALF_OPEN.get_ptr_mut(key).unwrap_or(core::ptr::null_mut())
+    CT_HALF_OPEN.get_ptr_mut(key).unwrap_or_default()
 }
 
 #[inline(never)]

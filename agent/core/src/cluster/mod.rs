@@ -4,12 +4,14 @@
 //!
 //! **Invariant: fail closed.** An object that cannot be understood is remembered in [`Cluster::rejected`], and what
 //! is left of it opens nothing: a rejected policy isolates the pods it selects (all of its namespace when its
-//! `podSelector` is unreadable) and allows nothing; a rejected Service has no frontend.
+//! `podSelector` is unreadable) and allows nothing; a rejected Service has no frontend. A policy that is only to be audited
+//! is noted there too, and isolates nothing.
 //!
 //! **Invariant: order does not matter.** Objects refer to each other by name, so equal sets of objects and endpoints
 //! make equal clusters in whatever order they came.
 
 mod endpoint;
+mod namespace;
 mod node;
 mod pod;
 mod policy;
@@ -25,16 +27,14 @@ use std::{
 use sluice_abi::{Addr, EndpointId};
 
 pub use endpoint::LocalEndpoint;
+pub use namespace::NamespaceLabels;
 pub use node::Node;
 pub use pod::{NamedPort, Pod};
 pub use policy::{Policy, PolicyRule, PortMatch};
 pub use reject::{RejectReason, RejectedObject};
 pub use service::{Service, ServicePort, Slice, SliceEndpoint, SlicePort};
 
-use crate::{
-    object::{Meta, NamespacedName, Object, ObjectKey},
-    selector::Labels,
-};
+use crate::object::{NamespacedName, Object, ObjectKey};
 
 /// The name of a node.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -71,7 +71,7 @@ pub enum Change {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Cluster {
     pods: BTreeMap<NamespacedName, Pod>,
-    namespaces: BTreeMap<String, Labels>,
+    namespaces: BTreeMap<String, NamespaceLabels>,
     nodes: BTreeMap<NodeName, Node>,
     services: BTreeMap<NamespacedName, Service>,
     slices: BTreeMap<NamespacedName, Slice>,
@@ -90,110 +90,97 @@ impl Cluster {
     /// [`RejectedObject`] when the object, or a part of it, cannot be understood. The change is taken in all the same,
     /// closed; the same note is in [`Cluster::rejected`] until the object changes or goes.
     pub fn apply(&mut self, change: Change) -> Result<(), RejectedObject> {
-        match change {
-            Change::Upsert(object) => self.upsert(object),
-            Change::Delete(key) => {
-                self.delete(&key);
-                Ok(())
-            }
-            Change::Attach(endpoint) => {
-                self.endpoints.insert(endpoint.id, endpoint);
-                Ok(())
-            }
-            Change::Detach(id) => {
-                self.endpoints.remove(&id);
-                Ok(())
-            }
-            Change::NodeAddresses(addresses) => {
-                self.node_addresses = addresses;
-                Ok(())
-            }
-        }
+        self.take(change).1
     }
 
-    fn upsert(&mut self, object: Object) -> Result<(), RejectedObject> {
+    /// As [`Cluster::apply`]; says first whether anything in the model is different now.
+    pub(crate) fn take(&mut self, change: Change) -> (bool, Result<(), RejectedObject>) {
+        let changed = match change {
+            Change::Upsert(object) => return self.upsert(object),
+            Change::Delete(key) => self.delete(&key),
+            Change::Attach(endpoint) => put(&mut self.endpoints, endpoint.id, endpoint),
+            Change::Detach(id) => self.endpoints.remove(&id).is_some(),
+            Change::NodeAddresses(addresses) => {
+                let changed = self.node_addresses != addresses;
+                self.node_addresses = addresses;
+                changed
+            }
+        };
+        (changed, Ok(()))
+    }
+
+    fn upsert(&mut self, object: Object) -> (bool, Result<(), RejectedObject>) {
         let key = object.key();
-        let reason = match object {
+        let (changed, reason) = match object {
             Object::Pod(pod) => {
                 let (model, reason) = Pod::read(&pod);
-                self.pods.insert(pod.metadata.namespaced_name(), model);
-                reason
+                (put(&mut self.pods, pod.metadata.namespaced_name(), model), reason)
             }
             Object::Namespace(namespace) => {
-                let labels = namespace_labels(&namespace.metadata);
-                self.namespaces.insert(namespace.metadata.name, labels);
-                None
+                let labels = NamespaceLabels::read(&namespace.metadata);
+                (put(&mut self.namespaces, namespace.metadata.name, labels), None)
             }
             Object::Node(node) => {
                 let (model, reason) = Node::read(&node);
-                self.nodes.insert(NodeName(node.metadata.name), model);
-                reason
+                (put(&mut self.nodes, NodeName(node.metadata.name), model), reason)
             }
             Object::Service(service) => {
                 let (model, reason) = Service::read(&service);
-                self.services.insert(service.metadata.namespaced_name(), model);
-                reason
+                (put(&mut self.services, service.metadata.namespaced_name(), model), reason)
             }
             Object::EndpointSlice(slice) => {
                 let (model, reason) = Slice::read(&slice);
-                self.insert_slice(slice.metadata.namespaced_name(), model);
-                reason
+                (self.insert_slice(slice.metadata.namespaced_name(), model), reason)
             }
             Object::NetworkPolicy(policy) => {
                 let (model, reason) = Policy::read(&policy);
-                self.policies.insert(policy.metadata.namespaced_name(), model);
-                reason
+                (put(&mut self.policies, policy.metadata.namespaced_name(), model), reason)
             }
         };
         let Some(reason) = reason else {
             self.rejected.remove(&key);
-            return Ok(());
+            return (changed, Ok(()));
         };
         let rejected = RejectedObject { key: key.clone(), reason };
         self.rejected.insert(key, rejected.clone());
-        Err(rejected)
+        (changed, Err(rejected))
     }
 
-    fn delete(&mut self, key: &ObjectKey) {
+    fn delete(&mut self, key: &ObjectKey) -> bool {
         self.rejected.remove(key);
         match key {
-            ObjectKey::Pod(name) => {
-                self.pods.remove(name);
-            }
-            ObjectKey::Namespace(name) => {
-                self.namespaces.remove(name);
-            }
-            ObjectKey::Node(name) => {
-                self.nodes.remove(name.as_str());
-            }
-            ObjectKey::Service(name) => {
-                self.services.remove(name);
-            }
+            ObjectKey::Pod(name) => self.pods.remove(name).is_some(),
+            ObjectKey::Namespace(name) => self.namespaces.remove(name).is_some(),
+            ObjectKey::Node(name) => self.nodes.remove(name.as_str()).is_some(),
+            ObjectKey::Service(name) => self.services.remove(name).is_some(),
             ObjectKey::EndpointSlice(name) => self.remove_slice(name),
-            ObjectKey::NetworkPolicy(name) => {
-                self.policies.remove(name);
-            }
+            ObjectKey::NetworkPolicy(name) => self.policies.remove(name).is_some(),
         }
     }
 
-    fn insert_slice(&mut self, name: NamespacedName, slice: Slice) {
+    fn insert_slice(&mut self, name: NamespacedName, slice: Slice) -> bool {
+        if self.slices.get(&name) == Some(&slice) {
+            return false;
+        }
         self.remove_slice(&name);
         if let Some(service) = &slice.service {
             self.slices_of.entry(service.clone()).or_default().insert(name.clone());
         }
         self.slices.insert(name, slice);
+        true
     }
 
-    fn remove_slice(&mut self, name: &NamespacedName) {
-        let Some(service) = self.slices.remove(name).and_then(|slice| slice.service) else {
-            return;
-        };
-        if let Some(names) = self.slices_of.get_mut(&service) {
+    fn remove_slice(&mut self, name: &NamespacedName) -> bool {
+        let Some(slice) = self.slices.remove(name) else { return false };
+        if let Some(service) = slice.service
+            && let Some(names) = self.slices_of.get_mut(&service)
+        {
             names.remove(name);
             if names.is_empty() {
                 self.slices_of.remove(&service);
             }
         }
+        true
     }
 
     /// Objects that cannot be understood, or not wholly, by name.
@@ -211,12 +198,9 @@ impl Cluster {
         of_namespace(&self.pods, namespace)
     }
 
-    /// The labels of a namespace; one that is not known (yet) has only its name.
-    pub fn namespace_labels(&self, name: &str) -> Labels {
-        self.namespaces
-            .get(name)
-            .cloned()
-            .unwrap_or_else(|| namespace_labels(&Meta { name: name.to_owned(), ..Meta::default() }))
+    /// The labels of a namespace, as far as they are known.
+    pub fn namespace_labels(&self, name: &str) -> NamespaceLabels {
+        self.namespaces.get(name).cloned().unwrap_or_else(|| NamespaceLabels::unknown(name))
     }
 
     /// All nodes by name.
@@ -269,9 +253,11 @@ fn of_namespace<'a, T>(
     objects.range(first..).take_while(move |(name, _)| name.namespace == namespace)
 }
 
-/// Every namespace has its name as a label (KEP-2161).
-fn namespace_labels(metadata: &Meta) -> Labels {
-    let mut labels = metadata.labels.clone();
-    labels.insert("kubernetes.io/metadata.name".to_owned(), metadata.name.clone());
-    Labels::new(labels)
+/// Inserts a value; whether that made a difference.
+fn put<K: Ord, V: PartialEq>(values: &mut BTreeMap<K, V>, key: K, value: V) -> bool {
+    let differs = values.get(&key) != Some(&value);
+    if differs {
+        values.insert(key, value);
+    }
+    differs
 }

@@ -11,7 +11,7 @@ use crate::{object, selector::Labels};
 /// A pod.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Pod {
-    /// Its uid, where an API server gave one.
+    /// Its uid as the runtime knows it, where an API server gave one: a static pod's is the kubelet's own.
     pub uid: Option<Box<str>>,
     /// Its labels.
     pub labels: Labels,
@@ -47,7 +47,12 @@ impl Pod {
         let addrs = keep(texts.filter(|text| !text.is_empty()).map(address_of), &mut reason);
         let finished = matches!(status.phase.as_str(), "Succeeded" | "Failed");
         let model = Self {
-            uid: pod.metadata.uid.as_deref().map(Box::from),
+            uid: pod
+                .metadata
+                .annotations
+                .get(object::MIRROR)
+                .or(pod.metadata.uid.as_ref())
+                .map(|uid| uid.as_str().into()),
             labels: Labels::new(pod.metadata.labels.clone()),
             node: pod.spec.node_name.as_str().into(),
             in_network: !finished && !pod.spec.host_network,

@@ -84,7 +84,7 @@ impl fmt::Display for PortMatch {
 }
 
 impl Policy {
-    /// Reads a policy. One that cannot be understood isolates, and allows nothing.
+    /// Reads a policy. One that cannot be understood isolates, and allows nothing; one that is to be audited does neither.
     pub(super) fn read(policy: &object::NetworkPolicy) -> (Self, Option<RejectReason>) {
         let (namespace, spec) = (policy.metadata.namespaced_name().namespace, &policy.spec);
         let mut reason = None;
@@ -95,6 +95,12 @@ impl Policy {
         let pods = pods.map_err(&mut or_note).unwrap_or_default();
         let isolates = isolated(spec).map_err(&mut or_note).unwrap_or([true; 2]);
         let rules = rules(spec, &namespace).map_err(&mut or_note).unwrap_or_default();
+        if policy.metadata.annotations.get(object::MODE).is_some_and(|mode| mode == "audit") {
+            return (
+                Self { pods, isolates: [false; 2], rules: Default::default() },
+                Some(RejectReason::Audit),
+            );
+        }
         let rules = if reason.is_some() { Default::default() } else { rules };
         (Self { pods, isolates, rules }, reason)
     }

@@ -66,6 +66,9 @@ pub enum RejectReason {
     /// A peer that names nothing, or a range and selectors both.
     #[error("a peer is either selectors or a range")]
     Peer,
+    /// A policy that is to be audited (`sluice.dev/mode: audit`): it is not enforced, and nobody watches either.
+    #[error("audit mode is not served yet")]
+    Audit,
     /// A Service port that is not translated.
     #[error("port {port}/{protocol} is not served")]
     NotServed {

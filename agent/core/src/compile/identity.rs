@@ -1,4 +1,4 @@
-//! Classes of peer addresses: which selectors in use each address satisfies, and what each class may do.
+//! Classes of peer addresses: which selectors in use each address satisfies.
 //!
 //! Selectors in use are those of the rule sets of this node's pods. A pod's *profile* is what follows from its labels
 //! and ports; the ranges that hold its addresses are added per address. An address that satisfies nothing beyond its
@@ -14,14 +14,13 @@ use sluice_abi::{Addr, Prefix};
 use super::{
     addresses_of,
     ipcache::{Ranges, Satisfied},
-    policy::Sets,
-    ports, served_pod,
+    served_pod,
 };
 use crate::{
-    cluster::{Cluster, Pod, PortMatch},
-    desired::{Class, DesiredState, Digest, PortPrefix, RuleEntry, RuleSet, SetRule},
+    cluster::{Cluster, NamespaceLabels, Pod, PortMatch},
+    desired::{Class, DesiredState, Digest, SetRule},
     object::NamespacedName,
-    selector::{Block, Labels, Namespaces, Peer, Selector},
+    selector::{Block, Namespaces, Peer, Selector},
 };
 
 /// The selectors in use, by what decides them.
@@ -52,6 +51,8 @@ struct Profile {
 /// The classes, and where they come from.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Identities {
+    /// The rule sets whose selectors are in use.
+    rule_sets: BTreeSet<Digest>,
     in_use: InUse,
     ranges: Ranges,
     profiles: BTreeMap<Arc<NamespacedName>, Profile>,
@@ -63,23 +64,24 @@ pub(super) struct Identities {
 }
 
 impl Identities {
-    /// Brings the classes up to date: of these pods, and of all when the selectors in use have changed.
+    /// Brings the classes up to date: of these pods, and of those that new selectors select or old ones selected.
     pub(super) fn update(
         &mut self,
         cluster: &Cluster,
-        sets: &Sets,
         pods: &BTreeSet<NamespacedName>,
         desired: &mut DesiredState,
     ) {
         let mut dirty = BTreeSet::new();
-        let in_use = InUse::of(sets.rules());
-        if in_use != self.in_use {
-            self.in_use = in_use;
-            self.ranges = Ranges::of(&self.in_use.blocks);
-            let all: BTreeSet<_> = cluster.pods().keys().collect();
-            dirty.extend(self.pods_at.keys().copied());
-            self.update_profiles(cluster, all, &mut dirty);
-            self.update_ranges(desired);
+        if !desired.rule_sets.keys().eq(&self.rule_sets) {
+            self.rule_sets = desired.rule_sets.keys().copied().collect();
+            let in_use = InUse::of(desired.rule_sets.values().flat_map(|set| &set.rules));
+            let old = std::mem::replace(&mut self.in_use, in_use);
+            let (added, removed) = (self.in_use.without(&old), old.without(&self.in_use));
+            self.update_selectors(cluster, &added, &removed, &mut dirty);
+            if self.in_use.blocks != old.blocks {
+                self.ranges = Ranges::of(&self.in_use.blocks);
+                self.update_ranges(desired);
+            }
         }
         self.update_profiles(cluster, pods.iter().collect(), &mut dirty);
         for addr in dirty {
@@ -90,13 +92,43 @@ impl Identities {
         desired.classes.retain(|digest, _| used.contains(digest));
     }
 
+    /// Brings the profiles up to date with selectors that have come or gone.
+    fn update_selectors(
+        &mut self,
+        cluster: &Cluster,
+        added: &InUse,
+        removed: &InUse,
+        dirty: &mut BTreeSet<Addr>,
+    ) {
+        let blocks: BTreeSet<&Block> = added.all_blocks().chain(removed.all_blocks()).collect();
+        dirty.extend(self.pods_at.keys().filter(|addr| blocks.iter().any(|block| block.contains(addr))));
+        let mut namespaces = BTreeMap::new();
+        for (name, profile) in &mut self.profiles {
+            // One that is gone is among those that are updated next.
+            let Some(pod) = cluster.pods().get(&**name) else { continue };
+            let namespace =
+                namespaces.entry(&*name.namespace).or_insert_with_key(|name| cluster.namespace_labels(name));
+            let gained = added.satisfied(name, pod, namespace);
+            let loses = profile.selectors.iter().any(|selector| removed.holds(selector));
+            if gained.is_empty() && !loses {
+                continue;
+            }
+            let mut selectors = BTreeSet::clone(&profile.selectors);
+            selectors.retain(|selector| !removed.holds(selector));
+            selectors.extend(gained);
+            profile.selectors = Arc::new(selectors);
+            dirty.extend(&profile.addrs);
+        }
+    }
+
     fn update_profiles(
         &mut self,
         cluster: &Cluster,
         names: BTreeSet<&NamespacedName>,
         dirty: &mut BTreeSet<Addr>,
     ) {
-        let mut namespaces: BTreeMap<&str, Labels> = BTreeMap::new();
+        let mut namespaces = BTreeMap::new();
+        let local = local_addresses(cluster);
         for name in names {
             if let Some((key, profile)) = self.profiles.remove_entry(name) {
                 for addr in profile.addrs {
@@ -109,10 +141,11 @@ impl Identities {
                 }
             }
             let Some(pod) = cluster.pods().get(name).filter(|pod| pod.in_network) else { continue };
-            let labels = namespaces
-                .entry(&name.namespace)
-                .or_insert_with(|| cluster.namespace_labels(&name.namespace));
-            let (addrs, is_local) = peer_addresses(cluster, name, pod);
+            let namespace =
+                namespaces.entry(&*name.namespace).or_insert_with_key(|name| cluster.namespace_labels(name));
+            let leased = local.get(name).filter(|addrs| !addrs.is_empty());
+            let addrs: Box<[Addr]> =
+                leased.map_or_else(|| pod.addrs.clone(), |addrs| addrs.iter().copied().collect());
             if addrs.is_empty() {
                 continue;
             }
@@ -121,8 +154,8 @@ impl Identities {
                 dirty.insert(*addr);
                 self.pods_at.entry(*addr).or_default().push(key.clone());
             }
-            let selectors = Arc::new(self.in_use.satisfied(name, pod, labels));
-            self.profiles.insert(key, Profile { selectors, addrs, is_local });
+            let selectors = Arc::new(self.in_use.satisfied(name, pod, namespace));
+            self.profiles.insert(key, Profile { selectors, addrs, is_local: leased.is_some() });
         }
     }
 
@@ -181,14 +214,15 @@ impl Identities {
     }
 }
 
-/// A pod's addresses: those of its interfaces on this node, else those of its status.
-fn peer_addresses(cluster: &Cluster, name: &NamespacedName, pod: &Pod) -> (Box<[Addr]>, bool) {
-    let interfaces = cluster
-        .endpoints()
-        .values()
-        .filter(|endpoint| endpoint.is_of(name) && served_pod(cluster, endpoint).is_some());
-    let local: BTreeSet<_> = interfaces.flat_map(|endpoint| addresses_of(endpoint, pod)).collect();
-    if local.is_empty() { (pod.addrs.clone(), false) } else { (local.into_iter().collect(), true) }
+/// The addresses of the local pods that are served: those of their interfaces.
+fn local_addresses(cluster: &Cluster) -> BTreeMap<NamespacedName, BTreeSet<Addr>> {
+    let mut local: BTreeMap<_, BTreeSet<Addr>> = BTreeMap::new();
+    for endpoint in cluster.endpoints().values() {
+        if let Some(pod) = served_pod(cluster, endpoint) {
+            local.entry(endpoint.pod_name()).or_default().extend(addresses_of(endpoint, pod));
+        }
+    }
+    local
 }
 
 fn intern(satisfied: &Satisfied, desired: &mut DesiredState) -> Digest {
@@ -219,8 +253,42 @@ impl InUse {
         in_use
     }
 
+    /// The selectors that `other` has not.
+    fn without(&self, other: &Self) -> Self {
+        Self {
+            pods: &self.pods - &other.pods,
+            blocks: &self.blocks - &other.blocks,
+            named: &self.named - &other.named,
+        }
+    }
+
+    /// Whether a pod's selector is one of these.
+    fn holds(&self, selector: &Selector) -> bool {
+        match selector {
+            Selector::Peer(peer) => self.pods.contains(peer),
+            Selector::Port { peer, name, protocol, .. } => {
+                let (peer, name) = (peer.clone(), name.clone());
+                self.named.contains(&NamedPort { peer, name, protocol: *protocol })
+            }
+        }
+    }
+
+    /// The blocks, also those with named ports.
+    fn all_blocks(&self) -> impl Iterator<Item = &Block> {
+        let named = self.named.iter().filter_map(|named| match &named.peer {
+            Peer::Block(block) => Some(block),
+            Peer::Any | Peer::Pods { .. } => None,
+        });
+        self.blocks.iter().chain(named)
+    }
+
     /// What a pod satisfies by its labels and ports, whatever its addresses.
-    fn satisfied(&self, name: &NamespacedName, pod: &Pod, namespace: &Labels) -> BTreeSet<Arc<Selector>> {
+    fn satisfied(
+        &self,
+        name: &NamespacedName,
+        pod: &Pod,
+        namespace: &NamespaceLabels,
+    ) -> BTreeSet<Arc<Selector>> {
         let mut satisfied = BTreeSet::new();
         for peer in self.pods.iter().filter(|peer| selects(peer, name, pod, namespace)) {
             satisfied.insert(Arc::new(Selector::Peer(peer.clone())));
@@ -250,104 +318,16 @@ impl NamedPort {
 }
 
 /// Whether a peer is this pod, whatever its addresses.
-fn selects(peer: &Peer, name: &NamespacedName, pod: &Pod, namespace: &Labels) -> bool {
+fn selects(peer: &Peer, name: &NamespacedName, pod: &Pod, namespace: &NamespaceLabels) -> bool {
     match peer {
         Peer::Any => true,
         Peer::Block(_) => false,
         Peer::Pods { namespaces, pods } => {
             let near = match namespaces {
                 Namespaces::Named(named) => *named == name.namespace,
-                Namespaces::Matching(selector) => selector.matches(namespace),
+                Namespaces::Matching(selector) => namespace.are_selected_by(selector),
             };
             near && pods.matches(&pod.labels)
         }
     }
-}
-
-/// Brings the entries of every pair of rule set and class up to date; known pairs keep theirs.
-pub(super) fn update_rules(desired: &mut DesiredState) {
-    let (sets, classes) = (&desired.rule_sets, &desired.classes);
-    desired.rules.retain(|digest, _| sets.contains_key(digest));
-    for (digest, set) in sets {
-        let known = desired.rules.remove(digest);
-        let fresh = known.is_none();
-        let mut entries = known.unwrap_or_default();
-        entries.retain(|class, _| class.is_none_or(|class| classes.contains_key(&class)));
-        if fresh && let Some(rules) = entries_of(set, None) {
-            entries.insert(None, rules);
-        }
-        for (class_digest, class) in classes {
-            if !entries.contains_key(&Some(*class_digest))
-                && let Some(rules) = entries_of(set, Some(class))
-            {
-                entries.insert(Some(*class_digest), rules);
-            }
-        }
-        desired.rules.insert(*digest, entries);
-    }
-}
-
-/// The entries a class has in a set: none of its own when no rule names it.
-///
-/// Those of a class hold the rules about every peer too. All allow; where several rules do, a packet is the widest's,
-/// then the first's by policy and index.
-fn entries_of(set: &RuleSet, class: Option<&Class>) -> Option<Arc<[RuleEntry]>> {
-    if set.isolating.is_empty() {
-        let all = RuleEntry { ports: PortPrefix::Any, source: None };
-        return class.is_none().then(|| Arc::from([all]));
-    }
-    let mut own = class.is_none();
-    let mut found = Vec::new();
-    for rule in &set.rules {
-        let named = class.is_some_and(|class| names(rule, class));
-        let source = Arc::new(rule.source.clone());
-        let mut ports = Vec::new();
-        if named || rule.peers.contains(&Peer::Any) {
-            match &rule.ports {
-                None => ports.push(PortPrefix::Any),
-                Some(matches) => ports.extend(matches.iter().flat_map(ports::of)),
-            }
-            own |= named && !ports.is_empty();
-        }
-        let resolved: Vec<_> = class.into_iter().flat_map(|class| resolved_ports(rule, class)).collect();
-        own |= !resolved.is_empty();
-        found.extend(
-            ports.into_iter().chain(resolved).map(|ports| RuleEntry { ports, source: Some(source.clone()) }),
-        );
-    }
-    if !own || found.is_empty() {
-        return None;
-    }
-    found.sort_by_key(|entry| match entry.ports {
-        PortPrefix::Any => 0,
-        PortPrefix::Ports { bits: 0, .. } => 1,
-        PortPrefix::Ports { .. } => 2,
-    });
-    let mut kept: Vec<RuleEntry> = Vec::new();
-    for entry in found {
-        if !kept.iter().any(|wider| wider.ports.covers(&entry.ports)) {
-            kept.push(entry);
-        }
-    }
-    kept.sort_by_key(|entry| entry.ports);
-    Some(kept.into())
-}
-
-fn names(rule: &SetRule, class: &Class) -> bool {
-    class.0.iter().any(|selector| match &**selector {
-        Selector::Peer(peer) => rule.peers.contains(peer),
-        Selector::Port { .. } => false,
-    })
-}
-
-/// The ports that a rule names and that are known for a class.
-fn resolved_ports<'a>(rule: &'a SetRule, class: &'a Class) -> impl Iterator<Item = PortPrefix> + 'a {
-    class.0.iter().filter_map(|selector| match &**selector {
-        Selector::Peer(_) => None,
-        Selector::Port { peer, name, protocol, number } => {
-            let wanted = PortMatch::Named { protocol: *protocol, name: name.clone() };
-            let is_named = rule.peers.contains(peer) && rule.ports.as_ref()?.contains(&wanted);
-            is_named.then_some(PortPrefix::Ports { protocol: *protocol, first: *number, bits: 16 })
-        }
-    })
 }

@@ -16,6 +16,7 @@ mod identity;
 mod ipcache;
 mod policy;
 mod ports;
+mod rules;
 mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +26,7 @@ use sluice_abi::{Addr, EndpointId};
 use crate::{
     cluster::{Change, Cluster, LocalEndpoint, NodeName, Pod, RejectedObject},
     desired::{DesiredEndpoint, DesiredState},
-    object::{NamespacedName, Object, ObjectKey},
+    object::{NamespacedName, ObjectKey},
 };
 
 /// What the maps of `node` shall hold.
@@ -45,6 +46,7 @@ pub struct Compiler {
     desired: DesiredState,
     sets: policy::Sets,
     identities: identity::Identities,
+    rules: rules::Rules,
     pending: Pending,
 }
 
@@ -70,6 +72,33 @@ impl Pending {
             addresses: true,
         }
     }
+
+    fn extend(&mut self, other: Self) {
+        self.pods.extend(other.pods);
+        self.endpoints.extend(other.endpoints);
+        self.services.extend(other.services);
+        self.addresses |= other.addresses;
+    }
+}
+
+/// What a change is about.
+#[derive(Clone, Debug)]
+enum Subject {
+    Object(ObjectKey),
+    Endpoint(EndpointId),
+    NodeAddresses,
+}
+
+impl Subject {
+    fn of(change: &Change) -> Self {
+        match change {
+            Change::Upsert(object) => Self::Object(object.key()),
+            Change::Delete(key) => Self::Object(key.clone()),
+            Change::Attach(endpoint) => Self::Endpoint(endpoint.id),
+            Change::Detach(id) => Self::Endpoint(*id),
+            Change::NodeAddresses(_) => Self::NodeAddresses,
+        }
+    }
 }
 
 impl Compiler {
@@ -81,6 +110,7 @@ impl Compiler {
             desired: DesiredState::default(),
             sets: policy::Sets::default(),
             identities: identity::Identities::default(),
+            rules: rules::Rules::default(),
             pending: Pending::default(),
         }
     }
@@ -95,72 +125,57 @@ impl Compiler {
     /// # Errors
     /// [`RejectedObject`] as [`Cluster::apply`]: the change is taken in all the same, closed.
     pub fn apply(&mut self, change: Change) -> Result<(), RejectedObject> {
-        match &change {
-            Change::Upsert(object) => return self.upsert(object.clone()),
-            Change::Delete(key) => self.mark(&key.clone()),
-            Change::Attach(endpoint) => {
-                self.mark_endpoint(endpoint.id);
-                self.pending.pods.insert(endpoint.pod_name());
-                self.pending.endpoints.insert(endpoint.id);
-            }
-            Change::Detach(id) => self.mark_endpoint(*id),
-            Change::NodeAddresses(_) => self.pending.addresses = true,
-        }
-        self.cluster.apply(change)
-    }
-
-    /// Takes in an object; one that has not changed in what matters costs nothing more.
-    fn upsert(&mut self, object: Object) -> Result<(), RejectedObject> {
-        let key = object.key();
-        let before = match &key {
-            ObjectKey::Pod(name) => self.cluster.pods().get(name).cloned(),
-            ObjectKey::Namespace(_)
-            | ObjectKey::Node(_)
-            | ObjectKey::Service(_)
-            | ObjectKey::EndpointSlice(_)
-            | ObjectKey::NetworkPolicy(_) => None,
-        };
-        if let ObjectKey::EndpointSlice(_) = &key {
-            self.mark(&key); // the Service it belonged to
-        }
-        let result = self.cluster.apply(Change::Upsert(object));
-        let same = matches!(&key, ObjectKey::Pod(name) if before.as_ref() == self.cluster.pods().get(name));
-        if !same {
-            self.mark(&key);
+        let subject = Subject::of(&change);
+        // What depended on the old state need not depend on the new one.
+        let before = self.dependents(&subject);
+        let (changed, result) = self.cluster.take(change);
+        if changed {
+            let after = self.dependents(&subject);
+            self.pending.extend(before);
+            self.pending.extend(after);
         }
         result
     }
 
-    /// Marks what depends on an object, as the model has it now.
-    fn mark(&mut self, key: &ObjectKey) {
-        match key {
-            ObjectKey::Pod(name) => {
-                self.pending.pods.insert(name.clone());
-                let of_pod = self.cluster.endpoints().values().filter(|endpoint| endpoint.is_of(name));
-                self.pending.endpoints.extend(of_pod.map(|endpoint| endpoint.id));
-            }
-            ObjectKey::Namespace(namespace) => {
-                self.pending.pods.extend(self.cluster.pods_of(namespace).map(|(name, _)| name.clone()));
-            }
-            // Its address is matched by ranges alone; routes are not compiled.
-            ObjectKey::Node(_) => {}
-            ObjectKey::Service(name) => {
-                self.pending.services.insert(name.clone());
-            }
-            ObjectKey::EndpointSlice(name) => {
-                self.pending.services.extend(self.cluster.service_of(name).cloned())
-            }
-            ObjectKey::NetworkPolicy(policy) => {
-                let endpoints = self.cluster.endpoints().values();
-                let near = endpoints.filter(|endpoint| endpoint.namespace == policy.namespace);
-                self.pending.endpoints.extend(near.map(|endpoint| endpoint.id));
-            }
-        }
+    /// Whether anything has changed, since [`Compiler::desired`] was asked last, that may make a difference to what the
+    /// maps shall hold.
+    ///
+    /// An object that is told again, or has changed only in what does not matter here, makes none.
+    pub fn has_pending(&self) -> bool {
+        let Pending { pods, endpoints, services, addresses } = &self.pending;
+        *addresses || !(pods.is_empty() && endpoints.is_empty() && services.is_empty())
     }
 
-    fn mark_endpoint(&mut self, id: EndpointId) {
-        self.pending.endpoints.insert(id);
-        self.pending.pods.extend(self.cluster.endpoints().get(&id).map(LocalEndpoint::pod_name));
+    /// What depends on the subject of a change, as the model has it now.
+    fn dependents(&self, subject: &Subject) -> Pending {
+        let mut pending = Pending::default();
+        let endpoints = || self.cluster.endpoints().values();
+        match subject {
+            Subject::Object(ObjectKey::Pod(name)) => {
+                pending.pods.insert(name.clone());
+                let of_pod = endpoints().filter(|endpoint| endpoint.is_of(name));
+                pending.endpoints.extend(of_pod.map(|endpoint| endpoint.id));
+            }
+            Subject::Object(ObjectKey::Namespace(namespace)) => {
+                pending.pods.extend(self.cluster.pods_of(namespace).map(|(name, _)| name.clone()));
+            }
+            // Its address is matched by ranges alone; routes are not compiled.
+            Subject::Object(ObjectKey::Node(_)) => {}
+            Subject::Object(ObjectKey::Service(name)) => drop(pending.services.insert(name.clone())),
+            Subject::Object(ObjectKey::EndpointSlice(name)) => {
+                pending.services.extend(self.cluster.service_of(name).cloned());
+            }
+            Subject::Object(ObjectKey::NetworkPolicy(policy)) => {
+                let near = endpoints().filter(|endpoint| endpoint.namespace == policy.namespace);
+                pending.endpoints.extend(near.map(|endpoint| endpoint.id));
+            }
+            Subject::Endpoint(id) => {
+                pending.endpoints.insert(*id);
+                pending.pods.extend(self.cluster.endpoints().get(id).map(LocalEndpoint::pod_name));
+            }
+            Subject::NodeAddresses => pending.addresses = true,
+        }
+        pending
     }
 
     /// What the maps shall hold.
@@ -179,8 +194,8 @@ impl Compiler {
         }
         self.sets.update(&self.cluster, &pending.endpoints);
         self.desired.rule_sets = self.sets.rule_sets();
-        self.identities.update(&self.cluster, &self.sets, &pending.pods, &mut self.desired);
-        identity::update_rules(&mut self.desired);
+        self.identities.update(&self.cluster, &pending.pods, &mut self.desired);
+        self.rules.update(&mut self.desired);
         self.desired.interfaces = self.cluster.endpoints().clone();
         self.desired.endpoints = self.endpoints();
     }

@@ -49,11 +49,6 @@ impl Sets {
     pub(super) fn rule_sets(&self) -> BTreeMap<Digest, Arc<RuleSet>> {
         self.sets.clone()
     }
-
-    /// The rules of all rule sets in use.
-    pub(super) fn rules(&self) -> impl Iterator<Item = &SetRule> {
-        self.sets.values().flat_map(|set| &set.rules)
-    }
 }
 
 fn rule_set(cluster: &Cluster, namespace: &str, pod: &Pod, direction: Direction) -> RuleSet {

@@ -33,30 +33,36 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    /// Binds everything but the `refused` sets.
+    /// Binds the `carried` classes, and everything else but the `refused` sets.
     pub(super) fn new(
         desired: &DesiredState,
         actual: &Actual,
         refused: &BTreeSet<Digest>,
+        carried: &BTreeSet<Digest>,
         numbers: &mut NumberSource,
     ) -> Self {
         let mut bound = Self::default();
-        bound.bind_classes(desired, actual, numbers);
+        bound.bind_classes(desired, actual, carried, numbers);
         let mut sources = Sources::new(actual);
         let known = known_sets(actual);
         let in_use: BTreeSet<RuleSetId> =
             actual.endpoints.values().flat_map(|endpoint| [endpoint.ingress, endpoint.egress]).collect();
-        let carried: BTreeSet<Identity> = actual.ipcache.values().copied().collect();
+        let in_the_maps: BTreeSet<Identity> = actual.ipcache.values().copied().collect();
+        let wanted: BTreeSet<Identity> = bound.classes.values().copied().collect();
         for (digest, set) in desired.rule_sets.iter().filter(|(digest, _)| !refused.contains(digest)) {
             let entries = bound.entries_of(desired, digest, &mut sources, numbers);
             let candidates = known.get(digest).into_iter().flatten().copied();
             // A set that was half written, or that somebody else wrote to, is not built upon.
             let intact = |set: &RuleSetId| {
-                entries.iter().all(|(identity, wanted)| {
-                    let found = entries_in(actual, *set, *identity);
-                    let in_force =
-                        in_use.contains(set) && (carried.contains(identity) || *identity == Identity::ANY);
-                    found == *wanted || (!in_force && found.iter().all(|entry| wanted.contains(entry)))
+                let found = all_entries_in(actual, *set);
+                let is_wanted =
+                    |identity: &&Identity| **identity == Identity::ANY || wanted.contains(identity);
+                found.keys().chain(entries.keys()).filter(is_wanted).all(|identity| {
+                    let [found, wanted] = [found.get(identity), entries.get(identity)]
+                        .map(|entries| entries.map_or(&[][..], |e| e));
+                    let in_force = in_use.contains(set)
+                        && (in_the_maps.contains(identity) || *identity == Identity::ANY);
+                    found == wanted || (!in_force && found.iter().all(|entry| wanted.contains(entry)))
                 })
             };
             let number = candidates
@@ -66,19 +72,24 @@ impl Bound {
             bound.sets.insert(*digest, number);
             let meta = sources.set_meta(*digest, set, numbers);
             bound.rule_set_meta.insert(number, meta);
-            let filled = entries.into_iter().filter(|(_, entries)| !entries.is_empty());
-            bound.wanted.extend(filled.map(|(identity, entries)| ((number, identity), entries)));
+            bound.wanted.extend(entries.into_iter().map(|(identity, entries)| ((number, identity), entries)));
         }
         (bound.rule_meta, bound.policy_meta) = (sources.rule_meta, sources.policy_meta);
         bound
     }
 
-    fn bind_classes(&mut self, desired: &DesiredState, actual: &Actual, numbers: &mut NumberSource) {
+    fn bind_classes(
+        &mut self,
+        desired: &DesiredState,
+        actual: &Actual,
+        carried: &BTreeSet<Digest>,
+        numbers: &mut NumberSource,
+    ) {
         let mut known: BTreeMap<Digest, Identity> = BTreeMap::new();
         for (identity, meta) in &actual.identity_meta {
             known.entry(Digest(meta.digest)).or_insert(*identity);
         }
-        for (digest, class) in &desired.classes {
+        for (digest, class) in desired.classes.iter().filter(|(digest, _)| carried.contains(digest)) {
             let identity = known.get(digest).copied().unwrap_or_else(|| {
                 let identity = Identity(numbers.take(Numbers::Identity));
                 self.new_identities.insert(identity);
@@ -90,7 +101,7 @@ impl Bound {
         }
     }
 
-    /// The entries of a set for every identity that is wanted, also for those that have none.
+    /// The entries of a set, by identity.
     fn entries_of(
         &self,
         desired: &DesiredState,
@@ -102,7 +113,8 @@ impl Bound {
         let mut all: BTreeMap<Identity, Entries> =
             identities.map(|identity| (identity, Vec::new())).collect();
         for (class, entries) in desired.rules.get(set).into_iter().flatten() {
-            let identity = class.map_or(Identity::ANY, |class| self.classes[&class]);
+            let identity = class.map_or(Some(Identity::ANY), |class| self.classes.get(&class).copied());
+            let Some(identity) = identity else { continue };
             let bound = entries.iter().map(|RuleEntry { ports, source }| {
                 let id = source.as_ref().map_or(RuleId::NOT_ISOLATED, |source| sources.rule(source, numbers));
                 (*ports, Rule::new(id, RuleVerdict::Allow))
@@ -136,6 +148,19 @@ fn known_sets(actual: &Actual) -> BTreeMap<Digest, Vec<RuleSetId>> {
         sets.sort_by_key(|set| !is_used(set));
     }
     known
+}
+
+/// What the maps hold for a rule set, by identity.
+fn all_entries_in(actual: &Actual, set: RuleSetId) -> BTreeMap<Identity, Entries> {
+    let first = RulePrefix::new(set, Identity::ANY, PortPrefix::Any);
+    let mut all: BTreeMap<Identity, Entries> = BTreeMap::new();
+    for (prefix, rule) in actual.rules.range(first..).take_while(|(prefix, _)| prefix.key.rule_set == set) {
+        if let Some(ports) = prefix.ports() {
+            all.entry(prefix.key.identity).or_default().push((ports, *rule));
+        }
+    }
+    all.values_mut().for_each(|entries| entries.sort_by_key(|(ports, _)| *ports));
+    all
 }
 
 /// What the maps hold for a pair of rule set and identity.

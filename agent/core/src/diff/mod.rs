@@ -8,6 +8,9 @@
 //! slots and rules; addresses to an identity that is right under old and new rule sets; endpoints; addresses to their
 //! final identity; new endpoints; frontends; epoch; a grace period; deletions. Endpoints that go are deleted first: absence is closed.
 //!
+//! **Invariant: no plan is forgotten halfway.** The epoch to come is written ([`Numbers::Epoch`]) before the first step that
+//! changes a verdict. Where it differs from the epoch, a plan was cut short, and the next one moves the epoch whatever else it does.
+//!
 //! **Invariant: no rule changes in place.** A set in force only gets entries for identities that no address carries yet.
 //! A changed policy is another set, under another number.
 //!
@@ -50,15 +53,17 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// The capacities in [`sluice_abi::maps`].
+    /// The capacities in [`sluice_abi::maps`], but for one entry of each trie: kernels before 6.13 need a free one to
+    /// replace the value of another (`trie_update_elem`, `kernel/bpf/lpm_trie.c`).
     fn default() -> Self {
         let of = |map: maps::MapSpec| usize::try_from(map.max_entries).unwrap_or(usize::MAX);
+        let of_trie = |map: maps::MapSpec| of(map).saturating_sub(1);
         Self {
             endpoints: of(maps::ENDPOINTS),
             interfaces: of(maps::INTERFACES),
             ipcache: of(maps::IPCACHE),
-            ipcache_cidrs: of(maps::IPCACHE_CIDRS),
-            rules: of(maps::RULES),
+            ipcache_cidrs: of_trie(maps::IPCACHE_CIDRS),
+            rules: of_trie(maps::RULES),
             frontends: of(maps::FRONTENDS),
             slots: of(maps::SLOTS),
             backends: of(maps::BACKENDS),
@@ -137,15 +142,15 @@ pub fn diff(desired: &DesiredState, actual: &Actual, limits: &Limits) -> Outcome
     let mut numbers = NumberSource::new(actual);
     let policy = policy::plan(desired, actual, limits, &mut numbers);
     let service = service::plan(desired, actual, limits, &mut numbers);
+    let epoch = next_epoch(actual, !policy.switch.is_empty());
     let mut plan: Plan = numbers.steps();
+    let is_intended = |epoch: &u32| actual.numbers.get(&Numbers::Epoch) == Some(epoch);
+    plan.extend(epoch.filter(|epoch| !is_intended(epoch)).map(|epoch| Step::Number(Numbers::Epoch, epoch)));
     plan.extend(policy.prepare);
     plan.extend(service.prepare);
-    let moves_epoch = !policy.switch.is_empty();
     plan.extend(policy.switch);
     plan.extend(service.switch);
-    if moves_epoch {
-        plan.push(Step::Epoch(actual.epoch.wrapping_add(1)));
-    }
+    plan.extend(epoch.map(Step::Epoch));
     if !policy.clear.is_empty() || !service.clear.is_empty() {
         plan.push(Step::Grace);
     }
@@ -153,6 +158,14 @@ pub fn diff(desired: &DesiredState, actual: &Actual, limits: &Limits) -> Outcome
     plan.extend(service.clear);
     let rejected = policy.rejected.into_iter().chain(service.rejected).collect();
     Outcome { plan, rejected, in_force: policy.in_force }
+}
+
+/// The epoch to write, when verdicts change or a plan that changed them was cut short.
+fn next_epoch(actual: &Actual, verdicts_change: bool) -> Option<u32> {
+    let intended = actual.numbers.get(&Numbers::Epoch);
+    let was_cut_short = intended.is_some_and(|intended| *intended != actual.epoch);
+    let next = actual.epoch.checked_add(1).unwrap_or(Numbers::Epoch.first());
+    (verdicts_change || was_cut_short).then_some(next)
 }
 
 /// The steps of one half of the state, by phase.
@@ -222,5 +235,32 @@ impl NumberSource {
 
     fn steps(&self) -> Plan {
         self.moved.iter().map(|kind| Step::Number(*kind, self.next[kind])).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trie_keeps_an_entry_free_for_changes_in_place() {
+        let limits = Limits::default();
+        for (limit, map) in [(limits.rules, maps::RULES), (limits.ipcache_cidrs, maps::IPCACHE_CIDRS)] {
+            assert_eq!(u32::try_from(limit + 1), Ok(map.max_entries), "{}", map.name);
+        }
+    }
+
+    #[test]
+    fn an_epoch_that_was_intended_and_not_written_is_made_good() {
+        for epoch in [0, 7, u32::MAX] {
+            let intended = |number| BTreeMap::from([(Numbers::Epoch, number)]);
+            let actual = Actual { epoch, numbers: intended(epoch), ..Actual::default() };
+            assert_eq!(diff(&DesiredState::default(), &actual, &Limits::default()).plan, []);
+            let next = next_epoch(&actual, true).expect("verdicts change");
+            assert!(next >= Numbers::Epoch.first() && next != epoch);
+            let cut_short = Actual { numbers: intended(next), ..actual };
+            let plan = diff(&DesiredState::default(), &cut_short, &Limits::default()).plan;
+            assert_eq!(plan, [Step::Epoch(next)]);
+        }
     }
 }

@@ -43,8 +43,8 @@ pub(super) struct Moves {
     pub(super) rules: BTreeMap<RulePrefix, Rule>,
     /// Names of identities made for the way.
     pub(super) identity_meta: BTreeMap<Identity, IdentityMeta>,
-    /// What the ipcache holds in the end.
-    pub(super) ipcache: BTreeMap<Prefix, Identity>,
+    /// What becomes of the entries that change; `None` is none.
+    changed: BTreeMap<Prefix, Option<Identity>>,
 }
 
 /// Plans the moves from what the maps hold to `ipcache`.
@@ -55,17 +55,18 @@ pub(super) fn plan(
     change: &Change,
     numbers: &mut NumberSource,
 ) -> Moves {
-    let keys: BTreeSet<&Prefix> = ipcache.keys().chain(actual.ipcache.keys()).collect();
-    let mut cells: Vec<Cell> = keys
-        .into_iter()
-        .filter(|prefix| ipcache.get(prefix) != actual.ipcache.get(prefix))
+    let wanted = ipcache.iter().filter(|(prefix, identity)| actual.ipcache.get(prefix) != Some(identity));
+    let gone = actual.ipcache.keys().filter(|prefix| !ipcache.contains_key(prefix));
+    let mut cells: Vec<Cell> = wanted
+        .map(|(prefix, _)| prefix)
+        .chain(gone)
         .map(|prefix| Cell {
             prefix: *prefix,
             old: longest(&actual.ipcache, prefix).copied().unwrap_or(Identity::ANY),
             new: longest(ipcache, prefix).copied().unwrap_or(Identity::ANY),
         })
         .collect();
-    cells.sort_by_key(|cell| std::cmp::Reverse(cell.prefix.bits));
+    cells.sort_by_key(|cell| (std::cmp::Reverse(cell.prefix.bits), cell.prefix));
     let carriers = Carriers::choose(&cells, actual, bound, change, numbers);
     let mut moves =
         Moves { rules: carriers.rules, identity_meta: carriers.identity_meta, ..Moves::default() };
@@ -82,6 +83,17 @@ struct Cell {
 }
 
 impl Moves {
+    /// The identities that addresses have in the end, and [`Identity::ANY`].
+    pub(super) fn carried(&self, actual: &Actual) -> BTreeSet<Identity> {
+        let staying = actual.ipcache.iter().filter(|(prefix, _)| !self.changed.contains_key(prefix));
+        let changed = self.changed.values().flatten();
+        staying.map(|(_, identity)| identity).chain(changed).copied().chain([Identity::ANY]).collect()
+    }
+
+    fn get(&self, prefix: &Prefix, actual: &Actual) -> Option<Identity> {
+        self.changed.get(prefix).copied().unwrap_or_else(|| actual.ipcache.get(prefix).copied())
+    }
+
     /// Puts the steps in order; `cells` begin with the smallest ranges.
     ///
     /// A range gets its own entry before a larger one around it changes, and loses it after.
@@ -94,10 +106,9 @@ impl Moves {
         keeps_old: bool,
     ) {
         let changing: BTreeMap<Prefix, ()> = cells.iter().map(|cell| (cell.prefix, ())).collect();
-        self.ipcache.clone_from(&actual.ipcache);
         for cell in cells {
             let carrier = carriers.get(&(cell.old, cell.new)).copied().unwrap_or(cell.old);
-            let found = self.ipcache.get(&cell.prefix).copied();
+            let found = self.get(&cell.prefix, actual);
             let around = cell.prefix.bits.checked_sub(1).map(|bits| Prefix::new(cell.prefix.addr, bits));
             let is_alone = around.is_none_or(|around| longest(&changing, &around).is_none());
             // Without an entry it has the old identity anyhow, as long as nothing around it changes.
@@ -111,13 +122,14 @@ impl Moves {
         }
         for cell in cells {
             if let Some(identity) = ipcache.get(&cell.prefix)
-                && self.ipcache.get(&cell.prefix) != Some(identity)
+                && self.get(&cell.prefix, actual) != Some(*identity)
             {
                 self.put(cell.prefix, *identity, false);
             }
         }
         for cell in cells.iter().rev().filter(|cell| !ipcache.contains_key(&cell.prefix)) {
-            if self.ipcache.remove(&cell.prefix).is_some() {
+            if self.get(&cell.prefix, actual).is_some() {
+                self.changed.insert(cell.prefix, None);
                 self.after.push(Step::Delete(Key::Ipcache(cell.prefix)));
             }
         }
@@ -126,7 +138,7 @@ impl Moves {
     fn put(&mut self, prefix: Prefix, identity: Identity, before: bool) {
         let phase = if before { &mut self.before } else { &mut self.after };
         phase.push(Step::Put(Entry::Ipcache(prefix, identity)));
-        self.ipcache.insert(prefix, identity);
+        self.changed.insert(prefix, Some(identity));
     }
 }
 

@@ -77,16 +77,12 @@ impl Refused {
         desired: &DesiredState,
         actual: &Actual,
     ) {
-        let new_sets = draft.bound.sets.iter().filter(|(_, set)| !actual.rule_set_meta.contains_key(set));
-        let size = |set: RuleSetId| draft.rules.keys().filter(|prefix| prefix.key.rule_set == set).count();
-        let largest = new_sets.max_by_key(|(_, set)| size(**set)).map(|(digest, _)| *digest);
-        let new_addresses: Vec<_> = draft
-            .wanted_ipcache
-            .iter()
-            .filter(|(prefix, _)| prefix.bits == 128 && !actual.ipcache.contains_key(prefix))
-            .filter(|(_, identity)| map != "IDENTITY_META" || draft.bound.new_identities.contains(identity))
-            .map(|(prefix, _)| *prefix)
-            .collect();
+        let sets = draft.largest_new_sets(map, excess, actual);
+        let addresses = match map {
+            "IPCACHE" => draft.new_addresses(actual).map(|(prefix, _)| prefix).take(excess).collect(),
+            "IDENTITY_META" => draft.addresses_of_new_identities(excess, actual),
+            _ => Vec::new(),
+        };
         let new_endpoint = desired.endpoints.values().rev().find_map(|endpoint| match endpoint {
             DesiredEndpoint::Pod { id, .. }
                 if !self.endpoints.contains_key(id) && !is_served(actual, *id) =>
@@ -95,13 +91,12 @@ impl Refused {
             }
             DesiredEndpoint::Pod { .. } | DesiredEndpoint::Host => None,
         });
-        match (map, largest, new_endpoint) {
-            ("IPCACHE" | "IDENTITY_META", _, _) if !new_addresses.is_empty() => {
-                self.addresses
-                    .extend(new_addresses.into_iter().rev().take(excess).map(|prefix| (prefix, map)));
+        match (map, new_endpoint) {
+            _ if !addresses.is_empty() => {
+                self.addresses.extend(addresses.into_iter().map(|prefix| (prefix, map)));
             }
-            ("ENDPOINTS", _, Some(endpoint)) => drop(self.endpoints.insert(endpoint, map)),
-            (_, Some(set), _) => drop(self.sets.insert(set, map)),
+            ("ENDPOINTS", Some(endpoint)) => drop(self.endpoints.insert(endpoint, map)),
+            _ if !sets.is_empty() => self.sets.extend(sets.into_iter().map(|set| (set, map))),
             _ => self.everything = Some(map),
         }
     }
@@ -147,13 +142,16 @@ impl Draft {
             numbers.pass(Numbers::Endpoint, id.0);
         }
         let sets = refused.sets.keys().copied().collect();
-        let bound = Bound::new(desired, actual, &sets, numbers);
+        let is_in = |prefix: &Prefix| !refused.addresses.contains_key(prefix);
+        let carried =
+            desired.ipcache.iter().filter(|(prefix, _)| is_in(prefix)).filter_map(|(_, class)| *class);
+        let bound = Bound::new(desired, actual, &sets, &carried.collect(), numbers);
         let (endpoints, in_force, kept) = endpoints(desired, actual, &bound, refused);
         let change = change(actual, &endpoints, &bound, &kept);
         let wanted_ipcache: BTreeMap<_, _> = desired
             .ipcache
             .iter()
-            .filter(|(prefix, _)| !refused.addresses.contains_key(prefix))
+            .filter(|(prefix, _)| is_in(prefix))
             .map(|(prefix, class)| (*prefix, class.map_or(Identity::ANY, |class| bound.classes[&class])))
             .collect();
         let moves = moves::plan(&wanted_ipcache, actual, &bound, &change, numbers);
@@ -162,6 +160,44 @@ impl Draft {
         let mut identity_meta = bound.identity_meta.clone();
         identity_meta.extend(&moves.identity_meta);
         Self { bound, moves, wanted_ipcache, endpoints, in_force, identity_meta, rules, kept }
+    }
+
+    /// The largest sets that are new: as many as hold `excess` entries of `map`, where that is known.
+    fn largest_new_sets(&self, map: &'static str, excess: usize, actual: &Actual) -> Vec<Digest> {
+        let mut sizes: BTreeMap<RuleSetId, usize> = BTreeMap::new();
+        self.rules.keys().for_each(|prefix| *sizes.entry(prefix.key.rule_set).or_default() += 1);
+        let new = self.bound.sets.iter().filter(|(_, set)| !actual.rule_set_meta.contains_key(set));
+        let mut new: Vec<_> =
+            new.map(|(digest, set)| (sizes.get(set).copied().unwrap_or_default(), *digest)).collect();
+        new.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
+        let mut freed = 0;
+        let needed = new.iter().take_while(|(size, _)| {
+            let is_needed = freed < excess;
+            freed += match map {
+                "RULES" => *size,
+                "RULE_SET_META" => 1,
+                _ => excess,
+            };
+            is_needed
+        });
+        needed.map(|(_, digest)| *digest).collect()
+    }
+
+    /// Single addresses that the maps do not hold yet, the last first.
+    fn new_addresses(&self, actual: &Actual) -> impl Iterator<Item = (Prefix, Identity)> {
+        let singles = self.wanted_ipcache.iter().rev().filter(|(prefix, _)| prefix.bits == 128);
+        singles.filter(|(prefix, _)| !actual.ipcache.contains_key(prefix)).map(|(prefix, id)| (*prefix, *id))
+    }
+
+    /// The addresses of `count` new identities that nothing else carries, or of all there are.
+    fn addresses_of_new_identities(&self, count: usize, actual: &Actual) -> Vec<Prefix> {
+        let new: BTreeSet<Prefix> = self.new_addresses(actual).map(|(prefix, _)| prefix).collect();
+        let mut identities = self.bound.new_identities.clone();
+        for (_, identity) in self.wanted_ipcache.iter().filter(|(prefix, _)| !new.contains(prefix)) {
+            identities.remove(identity);
+        }
+        let last: BTreeSet<Identity> = identities.into_iter().rev().take(count).collect();
+        self.new_addresses(actual).filter(|(_, id)| last.contains(id)).map(|(prefix, _)| prefix).collect()
     }
 
     /// The first map that is too small for what has to be in it before anything is deleted, and by how much.
@@ -251,8 +287,13 @@ impl Draft {
         actual: &Actual,
         phases: &mut Phases,
     ) {
-        let by_index: BTreeMap<_, _> =
-            interfaces.iter().map(|(id, endpoint)| (endpoint.ifindex, *id)).collect();
+        // An interface is known when its pod's rules are: until then what it sends is dropped as "not ready".
+        let served: BTreeSet<EndpointId> = self.endpoints.values().map(|endpoint| endpoint.id).collect();
+        let by_index: BTreeMap<_, _> = interfaces
+            .iter()
+            .filter(|(id, _)| served.contains(id))
+            .map(|(id, endpoint)| (endpoint.ifindex, *id))
+            .collect();
         let metas: BTreeMap<_, _> = interfaces.iter().map(|(id, endpoint)| (*id, endpoint.meta())).collect();
         let (prepare, clear) = (&mut phases.prepare, &mut phases.clear);
         compare(&metas, &actual.endpoint_meta, Entry::EndpointMeta, Key::EndpointMeta, prepare, clear);
@@ -270,8 +311,7 @@ impl Draft {
 
     /// Deletes what nothing in force refers to any more.
     fn clear(&self, actual: &Actual, clear: &mut Plan) {
-        let carried: BTreeSet<Identity> =
-            self.moves.ipcache.values().copied().chain([Identity::ANY]).collect();
+        let carried = self.moves.carried(actual);
         let is_kept = |prefix: &RulePrefix| {
             self.kept.contains(&prefix.key.rule_set) && carried.contains(&prefix.key.identity)
         };
@@ -382,7 +422,7 @@ fn added<K: Ord, V, W>(wanted: &BTreeMap<K, V>, found: &BTreeMap<K, W>) -> usize
     wanted.keys().filter(|key| !found.contains_key(key)).count()
 }
 
-pub(super) fn put_changed<K: Ord + Copy, V: PartialEq + Copy>(
+fn put_changed<K: Ord + Copy, V: PartialEq + Copy>(
     wanted: &BTreeMap<K, V>,
     found: &BTreeMap<K, V>,
     entry: fn(K, V) -> Entry,

@@ -3,17 +3,14 @@
 //! A frontend whose backends change gets a new slice; the old one is freed after a grace period. A backend begins to take
 //! flows before a frontend names it, and stops after.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sluice_abi::{
     Backend, BackendId, BackendState, Frontend, FrontendKey, ServiceId, ServiceMeta, Text, frontend_flags,
     maps::Numbers,
 };
 
-use super::{
-    Limits, NumberSource, Phases, Rejection,
-    policy::{delete_unless, put_changed},
-};
+use super::{Limits, NumberSource, Phases, Rejection, policy::delete_unless};
 use crate::{
     desired::{BackendKey, DesiredFrontend, DesiredService, DesiredState},
     object::NamespacedName,
@@ -27,41 +24,37 @@ pub(super) fn plan(
     limits: &Limits,
     numbers: &mut NumberSource,
 ) -> Phases {
-    let mut draft = Draft::new(actual, limits);
+    let mut draft = Draft::new(desired, actual, limits);
     let mut rejected = Vec::new();
-    let states = backend_states(desired);
     for (name, service) in &desired.services {
-        if let Err(map) = draft.add(name, service, &states, numbers) {
+        if let Err(map) = draft.add(name, service, numbers) {
+            draft.keep(name);
             rejected.push(Rejection::Service { map, service: name.clone() });
         }
     }
     Phases { rejected, ..draft.phases() }
 }
 
-/// The state of each backend: the best that any Service has for it.
-fn backend_states(desired: &DesiredState) -> BTreeMap<BackendKey, BackendState> {
-    let mut states = BTreeMap::new();
-    for (key, state) in desired.services.values().flat_map(|service| &service.backends) {
-        let known = states.entry(*key).or_insert(*state);
-        *known = (*known).min(*state);
-    }
-    states
-}
-
-/// What the maps shall hold, Service by Service.
+/// What the maps lack, and what they hold that stays.
+///
+/// Most Services have not changed: for them nothing is built, only looked up.
 #[derive(Debug)]
 struct Draft<'a> {
     actual: &'a Actual,
     limits: &'a Limits,
-    known_services: BTreeMap<NamespacedName, ServiceId>,
-    known_backends: BTreeMap<BackendKey, BackendId>,
-    free: FreeSlots,
-    services: BTreeMap<ServiceId, ServiceMeta>,
-    frontends: BTreeMap<FrontendKey, Frontend>,
-    slots: BTreeMap<u32, BackendId>,
-    backends: BTreeMap<BackendId, Backend>,
+    states: HashMap<BackendKey, BackendState>,
+    known_services: HashMap<(&'a str, &'a str), ServiceId>,
+    known_backends: HashMap<BackendKey, BackendId>,
+    /// Made when the first slice is needed.
+    free: Option<FreeSlots>,
+    services: HashSet<ServiceId>,
+    frontends: HashSet<FrontendKey>,
+    backends: HashSet<BackendId>,
+    /// Slices that stay: first slot, length.
+    slices: Vec<(u32, u32)>,
     /// How many entries are in each map before anything is deleted.
     peak: Peak,
+    phases: Phases,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,185 +65,232 @@ struct Peak {
 }
 
 impl<'a> Draft<'a> {
-    fn new(actual: &'a Actual, limits: &'a Limits) -> Self {
-        let name = |meta: &ServiceMeta| NamespacedName::new(meta.namespace.as_str(), meta.name.as_str());
+    fn new(desired: &DesiredState, actual: &'a Actual, limits: &'a Limits) -> Self {
         let key = |backend: &Backend| BackendKey {
             addr: backend.addr,
             protocol: backend.protocol,
             port: u16::from_be_bytes(backend.port),
         };
+        let names = actual.service_meta.iter();
+        let peak = Peak {
+            services: actual.service_meta.len(),
+            frontends: actual.frontends.len(),
+            backends: actual.backends.len(),
+        };
         Self {
             actual,
             limits,
-            known_services: actual.service_meta.iter().map(|(id, meta)| (name(meta), *id)).collect(),
+            states: backend_states(desired),
+            known_services: names
+                .map(|(id, meta)| ((meta.namespace.as_str(), meta.name.as_str()), *id))
+                .collect(),
             known_backends: actual.backends.iter().map(|(id, backend)| (key(backend), *id)).collect(),
-            free: FreeSlots::of(actual, limits.slots),
-            services: BTreeMap::new(),
-            frontends: BTreeMap::new(),
-            slots: BTreeMap::new(),
-            backends: BTreeMap::new(),
-            peak: Peak {
-                services: actual.service_meta.len(),
-                frontends: actual.frontends.len(),
-                backends: actual.backends.len(),
-            },
+            free: None,
+            services: HashSet::with_capacity(peak.services),
+            frontends: HashSet::with_capacity(peak.frontends),
+            backends: HashSet::with_capacity(peak.backends),
+            slices: Vec::with_capacity(peak.frontends),
+            peak,
+            phases: Phases::default(),
         }
     }
 
-    /// Adds a Service whole, or keeps what there is of it and names the map that is too small.
+    /// Adds a Service whole, or nothing of it and names the map that is too small.
     fn add(
         &mut self,
         name: &NamespacedName,
         service: &DesiredService,
-        states: &BTreeMap<BackendKey, BackendState>,
         numbers: &mut NumberSource,
     ) -> Result<(), &'static str> {
-        if let Err(map) = self.room_for(name, service) {
-            self.keep(name);
-            return Err(map);
-        }
-        let Some(slices) = self.slices(service) else {
-            self.keep(name);
-            return Err("SLOTS");
-        };
-        let id = match self.known_services.get(name) {
-            Some(id) => *id,
-            None => {
-                self.peak.services += 1;
-                ServiceId(numbers.take(Numbers::Service))
-            }
-        };
-        self.known_services.insert(name.clone(), id);
-        let meta = ServiceMeta { namespace: Text::new(&name.namespace), name: Text::new(&name.name) };
-        self.services.insert(id, meta);
+        self.room_for(name, service)?;
+        let slices = self.slices_for(service).ok_or("SLOTS")?;
+        let id = self.service(name, numbers);
         for key in service.backends.keys() {
-            self.backend(*key, states[key], numbers);
+            self.backend(*key, numbers);
         }
-        for ((key, frontend), first_slot) in service.frontends.iter().zip(slices) {
+        for ((key, frontend), slice) in service.frontends.iter().zip(slices) {
             // Two Services with one address: the first by name has it.
-            if self.frontends.contains_key(key) {
+            if !self.frontends.insert(*key) {
                 continue;
             }
-            if !self.actual.frontends.contains_key(key) {
-                self.peak.frontends += 1;
+            let found = self.actual.frontends.get(key);
+            self.peak.frontends += usize::from(found.is_none());
+            match slice {
+                Slice::Standing(first) => self.slices.push((first, length(frontend))),
+                Slice::New(first) => {
+                    let places = (first..).zip(&frontend.backends);
+                    let put = |(slot, key)| Step::Put(Entry::Slot(slot, self.known_backends[key]));
+                    self.phases.prepare.extend(places.map(put));
+                }
             }
-            for (slot, backend) in (first_slot..).zip(&frontend.backends) {
-                self.slots.insert(slot, self.known_backends[backend]);
+            let (Slice::Standing(first) | Slice::New(first)) = slice;
+            let value = value(id, first, frontend);
+            if found != Some(&value) {
+                self.phases.switch.push(Step::Put(Entry::Frontend(*key, value)));
             }
-            self.frontends.insert(*key, value(id, first_slot, frontend));
         }
         Ok(())
     }
 
-    fn backend(&mut self, key: BackendKey, state: BackendState, numbers: &mut NumberSource) {
-        let id = match self.known_backends.get(&key) {
-            Some(id) => *id,
-            None => {
-                self.peak.backends += 1;
-                BackendId(numbers.take(Numbers::Backend))
-            }
-        };
+    fn service(&mut self, name: &NamespacedName, numbers: &mut NumberSource) -> ServiceId {
+        let known = self.known_services.get(&(&*name.namespace, &*name.name)).copied();
+        let id = known.unwrap_or_else(|| {
+            let id = ServiceId(numbers.take(Numbers::Service));
+            let meta = ServiceMeta { namespace: Text::new(&name.namespace), name: Text::new(&name.name) };
+            self.phases.prepare.push(Step::Put(Entry::ServiceMeta(id, meta)));
+            self.peak.services += 1;
+            id
+        });
+        self.services.insert(id);
+        id
+    }
+
+    fn backend(&mut self, key: BackendKey, numbers: &mut NumberSource) {
+        let known = self.known_backends.get(&key).copied();
+        let id = known.unwrap_or_else(|| {
+            self.peak.backends += 1;
+            BackendId(numbers.take(Numbers::Backend))
+        });
         self.known_backends.insert(key, id);
+        if !self.backends.insert(id) {
+            return;
+        }
         let BackendKey { addr, protocol, port } = key;
-        self.backends.insert(id, Backend { addr, port: port.to_be_bytes(), protocol, state: state as u8 });
+        let backend = Backend { addr, port: port.to_be_bytes(), protocol, state: self.states[&key] as u8 };
+        let put = Step::Put(Entry::Backend(id, backend));
+        match self.actual.backends.get(&id) {
+            Some(found) if *found == backend => {}
+            Some(_) if backend.state != BackendState::Active as u8 => self.phases.clear.push(put),
+            Some(_) | None => self.phases.prepare.push(put),
+        }
     }
 
     fn room_for(&self, name: &NamespacedName, service: &DesiredService) -> Result<(), &'static str> {
-        let is_new = |key: &&FrontendKey| {
-            !self.actual.frontends.contains_key(key) && !self.frontends.contains_key(key)
-        };
+        let is_new =
+            |key: &&FrontendKey| !self.actual.frontends.contains_key(key) && !self.frontends.contains(key);
         let frontends = service.frontends.keys().filter(is_new).count();
         let backends = service.backends.keys().filter(|key| !self.known_backends.contains_key(key)).count();
-        let services = usize::from(!self.known_services.contains_key(name));
+        let is_known = self.known_services.contains_key(&(&*name.namespace, &*name.name));
         let limits = self.limits;
         match () {
-            () if self.peak.services + services > limits.service_meta => Err("SERVICE_META"),
+            () if self.peak.services + usize::from(!is_known) > limits.service_meta => Err("SERVICE_META"),
             () if self.peak.frontends + frontends > limits.frontends => Err("FRONTENDS"),
             () if self.peak.backends + backends > limits.backends => Err("BACKENDS"),
             () => Ok(()),
         }
     }
 
-    /// The first slot of each frontend: where its backends stand already, else in a free slice.
-    fn slices(&mut self, service: &DesiredService) -> Option<Vec<u32>> {
-        let before = self.free.clone();
-        let mut slices = Vec::with_capacity(service.frontends.len());
-        for (key, frontend) in &service.frontends {
-            let taken = self.frontends.contains_key(key);
-            let slice = match self.standing(key, frontend) {
-                Some(first) => Some(first),
-                None if taken || frontend.backends.is_empty() => Some(0),
-                None => self.free.take(frontend.backends.len()),
-            };
-            let Some(first) = slice else {
-                self.free = before;
-                return None;
-            };
-            slices.push(first);
+    /// The slice of each frontend; `None` when one of them finds no room.
+    fn slices_for(&mut self, service: &DesiredService) -> Option<Vec<Slice>> {
+        let mut slices: Vec<Option<Slice>> =
+            service.frontends.iter().map(|(key, frontend)| self.standing(key, frontend)).collect();
+        if slices.iter().all(Option::is_some) {
+            return slices.into_iter().collect();
         }
-        Some(slices)
+        let free = self.free.get_or_insert_with(|| FreeSlots::of(self.actual, self.limits.slots));
+        let before = free.clone();
+        for (slice, (key, frontend)) in slices.iter_mut().zip(&service.frontends) {
+            if slice.is_none() {
+                let needs_none = frontend.backends.is_empty() || self.frontends.contains(key);
+                let first = if needs_none { Some(0) } else { free.take(frontend.backends.len()) };
+                *slice = first.map(Slice::New);
+            }
+        }
+        let complete: Option<Vec<Slice>> = slices.into_iter().collect();
+        if complete.is_none() {
+            *free = before;
+        }
+        complete
     }
 
-    fn standing(&self, key: &FrontendKey, frontend: &DesiredFrontend) -> Option<u32> {
+    /// The slice that a frontend has, when the right backends are in it.
+    fn standing(&self, key: &FrontendKey, frontend: &DesiredFrontend) -> Option<Slice> {
         let found = self.actual.frontends.get(key)?;
-        let is_same_length = usize::try_from(found.count).is_ok_and(|count| count == frontend.backends.len());
-        let mut pairs = (found.first_slot..).zip(&frontend.backends);
-        let stands = |(slot, backend): (u32, &BackendKey)| {
-            let id = self.actual.slots.get(&slot);
-            id.is_some() && id == self.known_backends.get(backend)
-        };
-        (is_same_length && pairs.all(stands)).then_some(found.first_slot)
+        let end = found.first_slot.checked_add(found.count)?;
+        let mut standing = self.actual.slots.range(found.first_slot..end).map(|(_, id)| id);
+        let mut wanted = frontend.backends.iter();
+        let stand =
+            wanted.all(|key| standing.next().is_some_and(|id| self.known_backends.get(key) == Some(id)));
+        (stand && found.count == length(frontend)).then_some(Slice::Standing(found.first_slot))
     }
 
     /// Keeps all there is of a Service.
     fn keep(&mut self, name: &NamespacedName) {
-        let Some(id) = self.known_services.get(name).copied() else { return };
-        let Some(meta) = self.actual.service_meta.get(&id) else { return };
-        self.services.insert(id, *meta);
+        let Some(id) = self.known_services.get(&(&*name.namespace, &*name.name)).copied() else { return };
+        self.services.insert(id);
         for (key, frontend) in self.actual.frontends.iter().filter(|(_, frontend)| frontend.service == id) {
-            if self.frontends.contains_key(key) {
+            if !self.frontends.insert(*key) {
                 continue;
             }
-            self.frontends.insert(*key, *frontend);
-            let slice = frontend.first_slot..frontend.first_slot.saturating_add(frontend.count);
-            for (slot, backend) in self.actual.slots.range(slice) {
-                self.slots.insert(*slot, *backend);
-                if let Some(found) = self.actual.backends.get(backend) {
-                    self.backends.entry(*backend).or_insert(*found);
-                }
-            }
+            self.slices.push((frontend.first_slot, frontend.count));
+            let end = frontend.first_slot.saturating_add(frontend.count);
+            self.backends.extend(self.actual.slots.range(frontend.first_slot..end).map(|(_, id)| *id));
         }
     }
 
-    fn phases(self) -> Phases {
-        let mut phases = Phases::default();
+    fn phases(mut self) -> Phases {
         let actual = self.actual;
-        put_changed(&self.services, &actual.service_meta, Entry::ServiceMeta, &mut phases.prepare);
-        for (id, backend) in &self.backends {
-            let put = Step::Put(Entry::Backend(*id, *backend));
-            match actual.backends.get(id) {
-                Some(found) if found == backend => {}
-                Some(_) if backend.state != BackendState::Active as u8 => phases.clear.push(put),
-                Some(_) | None => phases.prepare.push(put),
-            }
+        let frontends = &self.frontends;
+        delete_unless(
+            &actual.frontends,
+            |key| frontends.contains(key),
+            Key::Frontend,
+            &mut self.phases.switch,
+        );
+        let occupied = actual.slots.values().filter(|id| **id != BackendId::NONE).count();
+        let staying: u64 = self.slices.iter().map(|(_, length)| u64::from(*length)).sum();
+        if u64::try_from(occupied) != Ok(staying) {
+            let slots: HashSet<u32> = self
+                .slices
+                .iter()
+                .flat_map(|(first, length)| *first..first.saturating_add(*length))
+                .collect();
+            let stays = |slot: &u32| slots.contains(slot) || actual.slots[slot] == BackendId::NONE;
+            delete_unless(&actual.slots, stays, Key::Slot, &mut self.phases.clear);
         }
-        put_changed(&self.slots, &actual.slots, Entry::Slot, &mut phases.prepare);
-        put_changed(&self.frontends, &actual.frontends, Entry::Frontend, &mut phases.switch);
-        let is_wanted = |key: &FrontendKey| self.frontends.contains_key(key);
-        delete_unless(&actual.frontends, is_wanted, Key::Frontend, &mut phases.switch);
-        let used = |slot: &u32| self.slots.contains_key(slot) || actual.slots[slot] == BackendId::NONE;
-        delete_unless(&actual.slots, used, Key::Slot, &mut phases.clear);
-        delete_unless(&actual.backends, |id| self.backends.contains_key(id), Key::Backend, &mut phases.clear);
-        let is_named = |id: &ServiceId| self.services.contains_key(id);
-        delete_unless(&actual.service_meta, is_named, Key::ServiceMeta, &mut phases.clear);
-        phases
+        delete_unless(
+            &actual.backends,
+            |id| self.backends.contains(id),
+            Key::Backend,
+            &mut self.phases.clear,
+        );
+        delete_unless(
+            &actual.service_meta,
+            |id| self.services.contains(id),
+            Key::ServiceMeta,
+            &mut self.phases.clear,
+        );
+        self.phases
     }
+}
+
+/// The state of each backend: the best that any Service has for it.
+fn backend_states(desired: &DesiredState) -> HashMap<BackendKey, BackendState> {
+    let mut states = HashMap::with_capacity(desired.services.len());
+    for (key, state) in desired.services.values().flat_map(|service| &service.backends) {
+        let known = states.entry(*key).or_insert(*state);
+        *known = (*known).min(*state);
+    }
+    states
+}
+
+/// Where a frontend's backends are.
+#[derive(Clone, Copy, Debug)]
+enum Slice {
+    /// In the slots from here on, already.
+    Standing(u32),
+    /// To be written from here on.
+    New(u32),
+}
+
+fn length(frontend: &DesiredFrontend) -> u32 {
+    u32::try_from(frontend.backends.len()).expect("fewer backends than addresses of pods")
 }
 
 fn value(service: ServiceId, first_slot: u32, frontend: &DesiredFrontend) -> Frontend {
     Frontend {
         first_slot,
-        count: u32::try_from(frontend.backends.len()).expect("a slice fits the slots"),
+        count: length(frontend),
         service,
         affinity_s: frontend.affinity_s.unwrap_or_default(),
         flags: if frontend.affinity_s.is_some() { frontend_flags::AFFINITY } else { 0 },
@@ -264,10 +304,9 @@ struct FreeSlots(BTreeMap<u32, u32>);
 
 impl FreeSlots {
     fn of(actual: &Actual, capacity: usize) -> Self {
-        let used: BTreeSet<u32> =
-            actual.slots.iter().filter(|(_, id)| **id != BackendId::NONE).map(|(slot, _)| *slot).collect();
+        let used = actual.slots.iter().filter(|(_, id)| **id != BackendId::NONE).map(|(slot, _)| *slot);
         let (mut free, mut next) = (BTreeMap::new(), 0);
-        for slot in used.into_iter().chain([u32::try_from(capacity).unwrap_or(u32::MAX)]) {
+        for slot in used.chain([u32::try_from(capacity).unwrap_or(u32::MAX)]) {
             if slot > next {
                 free.insert(next, slot - next);
             }

@@ -48,7 +48,7 @@ pub struct Meta {
     /// Its labels.
     #[serde(deserialize_with = "or_default")]
     pub labels: BTreeMap<String, String>,
-    /// Its annotations whose key begins with `sluice.dev/`; others are skipped.
+    /// Its annotations whose key begins with `sluice.dev/`, and [`MIRROR`]; others are skipped.
     #[serde(deserialize_with = "own_annotations")]
     pub annotations: BTreeMap<String, String>,
     /// Set once deletion has begun (RFC 3339).
@@ -65,9 +65,13 @@ impl Meta {
 
 fn own_annotations<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
     let mut annotations: BTreeMap<String, String> = or_default(from)?;
-    annotations.retain(|key, _| key.starts_with("sluice.dev/"));
+    annotations.retain(|key, _| key.starts_with("sluice.dev/") || key == MIRROR);
     Ok(annotations)
 }
+
+/// Annotation of the API server's image of a static pod: the uid that the kubelet gave the pod itself
+/// (`ConfigMirrorAnnotationKey`, `k8s.io/kubernetes/pkg/kubelet/types`).
+pub(crate) const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// A label selector (`LabelSelector`, meta/v1); an empty one selects everything.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]

@@ -21,9 +21,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use endpoint_slice::{EndpointConditions, EndpointPort, EndpointSlice, SliceEndpoint, TargetRef};
+pub(crate) use meta::MIRROR;
 pub use meta::{LabelExpression, LabelSelector, Meta, NamespacedName, PortName};
 pub use node::{Namespace, Node, NodeAddress, NodeSpec, NodeStatus};
 pub use pod::{Container, ContainerPort, Pod, PodIp, PodSpec, PodStatus};
+pub(crate) use policy::MODE;
 pub use policy::{
     EgressRule, IngressRule, IpBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
 };

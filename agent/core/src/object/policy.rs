@@ -6,11 +6,14 @@ use serde::Deserialize;
 
 use super::meta::{LabelSelector, Meta, PortName, or_default, protocol, tcp};
 
+/// Annotation of a policy: `audit` keeps it from being enforced.
+pub(crate) const MODE: &str = "sluice.dev/mode";
+
 /// A NetworkPolicy (`networking.k8s.io/v1`).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default)]
 pub struct NetworkPolicy {
-    /// Its metadata; the annotation `sluice.dev/mode` is kept.
+    /// Its metadata; the annotation [`MODE`] is kept.
     pub metadata: Meta,
     /// What is wanted.
     #[serde(deserialize_with = "or_default")]

@@ -8,11 +8,13 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use sluice_abi::{Addr, Direction, EndpointId, Identity, endpoint_flags};
+use sluice_abi::{
+    Addr, Backend, BackendState, Direction, EndpointId, Frontend, FrontendKey, Identity, endpoint_flags,
+};
 use sluice_core::{
-    cluster::{Change, NodeName},
+    cluster::{Change, LocalEndpoint, NodeName},
     compile::{Compiler, compile},
-    diff::{Limits, Outcome, diff},
+    diff::{Limits, Outcome, Rejection, diff},
     plan::{Actual, Step},
 };
 use world::{History, PROBES, World, history, local_node};
@@ -65,6 +67,16 @@ fn is_seen(step: &Step) -> bool {
     !matches!(step, Step::Number(..) | Step::Epoch(_) | Step::Grace)
 }
 
+/// What a change is about; the later of two about the same replaces the earlier.
+fn subject(change: &Change) -> String {
+    match change {
+        Change::Upsert(object) => object.key().to_string(),
+        Change::Delete(key) => key.to_string(),
+        Change::Attach(LocalEndpoint { id, .. }) | Change::Detach(id) => format!("endpoint {}", id.0),
+        Change::NodeAddresses(_) => "addresses".to_owned(),
+    }
+}
+
 /// A plan, a step a line.
 fn lines(plan: &[Step]) -> String {
     plan.iter().map(|step| format!("{step:?}\n")).collect()
@@ -85,6 +97,35 @@ fn check_prefixes(old: &Actual, plan: &[Step]) {
         {
             assert!(!is || *was || *will, "step {index} opens {question:?}: {step:?}\n{}", lines(plan));
             assert!(is || !*was || !*will, "step {index} closes {question:?}: {step:?}\n{}", lines(plan));
+        }
+    }
+}
+
+/// The backends of each frontend, as the programs find them.
+fn backends(actual: &Actual) -> BTreeMap<FrontendKey, Vec<Option<Backend>>> {
+    let of = |frontend: &Frontend| {
+        let slots = frontend.first_slot..frontend.first_slot + frontend.count;
+        slots.map(|slot| actual.slots.get(&slot).and_then(|id| actual.backends.get(id)).copied()).collect()
+    };
+    actual.frontends.iter().map(|(key, frontend)| (*key, of(frontend))).collect()
+}
+
+/// Checks that a frontend has its old or its new backends at every moment, and that all of them take flows.
+fn check_services(old: &Actual, plan: &[Step]) {
+    let ends = [backends(old), backends(&applied(old, plan))];
+    let addresses = |backends: &[Option<Backend>]| -> Vec<_> {
+        backends.iter().map(|backend| backend.map(|b| (b.addr, b.protocol, b.port))).collect()
+    };
+    let mut middle = old.clone();
+    for step in plan {
+        middle.apply(step);
+        for (key, now) in backends(&middle) {
+            assert!(
+                ends.iter().any(|end| end.get(&key).is_some_and(|end| addresses(end) == addresses(&now)))
+            );
+            let takes_flows =
+                |backend: &Option<Backend>| backend.is_some_and(|b| b.state == BackendState::Active as u8);
+            assert!(now.iter().all(takes_flows), "{key:?} has {now:?} after {step:?} in\n{}", lines(plan));
         }
     }
 }
@@ -141,6 +182,11 @@ proptest! {
     #[test]
     fn every_prefix_of_a_plan_is_safe(history in history()) {
         run(&history, &Limits::default(), |actual, outcome, _| check_prefixes(actual, &outcome.plan));
+    }
+
+    #[test]
+    fn backends_of_a_frontend_switch_whole(history in history()) {
+        run(&history, &Limits::default(), |actual, outcome, _| check_services(actual, &outcome.plan));
     }
 
     #[test]
@@ -209,6 +255,39 @@ proptest! {
     }
 
     #[test]
+    fn a_plan_cut_short_still_has_flows_judged_again(history in history(), cut in any::<prop::sample::Index>()) {
+        run(&history, &Limits::default(), |actual, outcome, compiler| {
+            let cut = cut.index(outcome.plan.len() + 1);
+            let middle = applied(actual, &outcome.plan[..cut]);
+            let rest = diff(compiler.desired(), &middle, &Limits::default()).plan;
+            let addrs = &places(actual) | &places(&middle);
+            let verdicts_changed = answers(actual, &addrs) != answers(&middle, &addrs);
+            let is_epoch = |step: &Step| matches!(step, Step::Epoch(_));
+            let moved = middle.epoch != actual.epoch || rest.iter().any(is_epoch);
+            assert!(moved || !verdicts_changed, "cut at {cut} of\n{}", lines(&outcome.plan));
+            let repaired = applied(&middle, &rest);
+            assert_eq!(diff(compiler.desired(), &repaired, &Limits::default()).plan, []);
+        });
+    }
+
+    #[test]
+    fn what_is_told_again_leaves_nothing_pending(history in history()) {
+        let mut again: Vec<Change> = Vec::new();
+        let mut world = World::default();
+        let mut compiler = Compiler::new(local_node());
+        for change in history.iter().flatten().flat_map(|action| world.act(action)) {
+            let _rejected = compiler.apply(change.clone());
+            again.retain(|known| subject(known) != subject(&change));
+            again.push(change);
+        }
+        compiler.desired();
+        for change in again {
+            let _rejected = compiler.apply(change);
+        }
+        assert!(!compiler.has_pending());
+    }
+
+    #[test]
     fn what_does_not_fit_is_left_out_whole(history in history(), limits in world::limits()) {
         run(&history, &limits, |actual, outcome, compiler| {
             let mut middle = actual.clone();
@@ -217,6 +296,7 @@ proptest! {
                 world::check_fits(&middle, &limits);
             }
             check_prefixes(actual, &outcome.plan);
+            check_services(actual, &outcome.plan);
             let again = diff(compiler.desired(), &middle, &limits);
             if again.rejected == outcome.rejected {
                 assert_eq!(again.plan, [], "after\n{}", lines(&outcome.plan));
@@ -251,6 +331,23 @@ fn an_address_that_satisfies_nothing_has_no_entry() {
 }
 
 #[test]
+fn an_identity_that_does_not_fit_leaves_out_its_addresses_and_no_others() {
+    let running = |number| world::Action::Pod { number, app: number % 2, phase: 0, ports: 0 };
+    // Who may talk to the pods of namespace a: those of either app there, on a port each.
+    let rules = (1..3).map(|app| world::RuleShape { peers: vec![app], ports: vec![0] });
+    let spec = world::PolicyShape { selects: 0, types: 0, rules: [rules.collect(), Vec::new()] };
+    let mut batch: Vec<_> = (0..6).map(running).collect();
+    batch.push(world::Action::Pod { number: 2, app: 1, phase: 0, ports: 0 });
+    batch.extend([world::Action::Attach { number: 0 }, world::Action::Policy { number: 0, spec }]);
+    let limits = Limits { identity_meta: 1, ..Limits::default() };
+    let last = run(&vec![batch], &limits, |_, outcome, _| {
+        assert_eq!(outcome.rejected, [Rejection::Addresses { map: "IDENTITY_META", count: 2 }]);
+    });
+    // Pods 0 and 4 are of the first app, pod 2 of the second; both families.
+    assert_eq!((last.identity_meta.len(), last.ipcache.len()), (1, 4));
+}
+
+#[test]
 fn an_endpoint_without_its_pod_is_closed() {
     let mut compiler = Compiler::new(NodeName("here".to_owned()));
     compiler.apply(Change::Attach(world::endpoint(0, 1))).expect("nothing to reject");
@@ -258,5 +355,5 @@ fn an_endpoint_without_its_pod_is_closed() {
     let actual = applied(&Actual::default(), &outcome.plan);
     assert!(actual.endpoints.is_empty() && outcome.in_force.is_empty());
     assert_eq!(actual.endpoint_meta.len(), 1);
-    assert_eq!(actual.interfaces.len(), 1);
+    assert!(actual.interfaces.is_empty());
 }

@@ -73,14 +73,16 @@ fn selects_app(selector: u8, app: u8) -> bool {
 fn is_peer(world: &World, item: u8, policy: u8, peer: Addr) -> bool {
     let is_pod =
         |test: &dyn Fn(u8, u8) -> bool| pod_at(world, peer).is_some_and(|pod| test(pod, world.pods[&pod].0));
-    let team_is_1 = |pod: u8| world.teams.get(&(pod % 2)) == Some(&1);
+    // A namespace that nobody has told of yet may have any label, or none.
+    let team_is =
+        |pod: u8, test: &dyn Fn(u8) -> bool| world.teams.get(&(pod % 2)).is_some_and(|team| test(*team));
     match item {
         0..3 => {
             is_pod(&|pod, app| world::namespace(pod) == world::namespace(policy) && selects_app(item, app))
         }
         3 => is_pod(&|_, _| true),
-        4 => is_pod(&|pod, app| team_is_1(pod) && app == 0),
-        5 => is_pod(&|pod, _| !team_is_1(pod)),
+        4 => is_pod(&|pod, app| team_is(pod, &|team| team == 1) && app == 0),
+        5 => is_pod(&|pod, _| team_is(pod, &|team| team != 1)),
         _ => is_in_range(item, IpAddr::from(peer)),
     }
 }

@@ -11,6 +11,9 @@ use crate::spread::Spread;
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
     figures: Vec<Figure>,
+    /// Printed before the next figure: a group of which nothing was asked for has none.
+    #[serde(skip)]
+    heading: Option<String>,
 }
 
 /// One line of the table.
@@ -27,17 +30,18 @@ pub(crate) struct Figure {
 }
 
 impl Report {
-    /// Names the columns of a group, and says how it was measured.
-    pub(crate) fn heading(&self, group: &str, how: &[&str]) {
-        println!("\n{group}");
-        for line in how {
-            println!("  {line}");
-        }
-        println!("  {:<58} {:>10} {:>21} {:>8}", "", "median", "p10 – p90", "budget");
+    /// Names the columns of the group that follows, and says how it was measured.
+    pub(crate) fn heading(&mut self, group: &str, how: &[&str]) {
+        let how: String = how.iter().map(|line| format!("  {line}\n")).collect();
+        let columns = format!("  {:<66} {:>10} {:>21} {:>8}", "", "median", "p10 – p90", "budget");
+        self.heading = Some(format!("\n{group}\n{how}{columns}"));
     }
 
     /// Prints a figure and keeps it.
     pub(crate) fn add(&mut self, figure: Figure) {
+        if let Some(heading) = self.heading.take() {
+            println!("{heading}");
+        }
         let Figure { name, unit, spread, budget, .. } = &figure;
         let digits = if *unit == "ns" { 0 } else { 2 };
         let range = format!("{:.digits$} – {:.digits$}", spread.p10, spread.p90);
@@ -47,7 +51,7 @@ impl Report {
             Some(budget) => format!("{budget:>8}  ok"),
             None => String::new(),
         };
-        println!("  {name:<58} {median:>10} {range:>21} {judged}");
+        println!("  {name:<66} {median:>10} {range:>21} {judged}");
         self.figures.push(figure);
     }
 
