@@ -102,7 +102,7 @@ maps! {
     DROP_RECORDS: LruHash<DropKey, DropRecord>, 4096, 0;
     /// Events for whoever listens; full means the newest is lost and counted.
     EVENTS: RingBuf<(), ()>, 262_144, 0;
-    /// The next number of each kind: see `Numbers`.
+    /// The next number of each kind, and the epoch that a plan under way will write: see `Numbers`.
     NUMBERS: Array<u32, u32>, 8, 0;
     /// Names of endpoints, by id: also the agent's memory of them.
     ENDPOINT_META: Hash<u32, EndpointMeta>, 2048, NO_PREALLOC;

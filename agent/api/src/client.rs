@@ -82,10 +82,8 @@ impl Client {
         let stream = UnixStream::connect(socket)
             .await
             .map_err(|source| ClientError::Connect { socket: socket.to_owned(), source })?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|source| ClientError::Call {
-            method: Method::CONNECT,
-            path: socket.display().to_string(),
-            source,
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|source| {
+            ClientError::Call { method: Method::CONNECT, path: socket.display().to_string(), source }
         })?;
         // The task ends with the connection; an error shows in the call that meets it.
         tokio::spawn(connection);
@@ -110,7 +108,12 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`] with status 504 when it is not within `limit`.
-    pub async fn await_in_force(&mut self, container: &str, ifname: &str, limit: Duration) -> Result<(), ClientError> {
+    pub async fn await_in_force(
+        &mut self,
+        container: &str,
+        ifname: &str,
+        limit: Duration,
+    ) -> Result<(), ClientError> {
         let path = format!("{}/in-force?timeout_ms={}", endpoint_path(container, ifname), limit.as_millis());
         self.call(Method::GET, path, Vec::new(), limit + MARGIN).await
     }

@@ -164,8 +164,16 @@ impl Datapath {
             self.attached.insert(ifindex);
             match replace(self.program(hook), &path) {
                 Ok(()) => {}
-                // The device is gone; the reconciler finds that out too.
-                Err(AttachCause::Program(error)) if is_defunct(&error) => self.detach(ifindex),
+                // The device is gone, and its other link has a pin of its own; the reconciler finds out too.
+                Err(AttachCause::Program(error)) if is_defunct(&error) => {
+                    self.attached.remove(&ifindex);
+                    let unpinned = fs::remove_file(&path).map_err(AttachCause::Unpin);
+                    unpinned.map_err(|source| AttachError {
+                        hook,
+                        device: format!("interface {ifindex}"),
+                        source,
+                    })?;
+                }
                 Err(source) => {
                     return Err(AttachError { hook, device: format!("interface {ifindex}"), source });
                 }

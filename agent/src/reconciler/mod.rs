@@ -231,10 +231,11 @@ impl Reconciler {
         if self.topology.observe(&change) {
             self.publish_topology();
         }
-        self.dirty = true;
         if let Err(rejected) = self.compiler.apply(change) {
             self.tell_not_understood(&rejected);
         }
+        // Most of what objects say about themselves matters to no map.
+        self.dirty |= self.compiler.has_pending();
     }
 
     fn publish_topology(&self) {
