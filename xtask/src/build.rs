@@ -44,6 +44,8 @@ pub(crate) struct Executable {
     pub target: String,
     /// True for integration tests (`tests/*.rs`).
     pub is_integration_test: bool,
+    /// True for a test harness; the programs that tests start are built beside them.
+    pub is_test: bool,
     /// The file.
     pub executable: PathBuf,
 }
@@ -60,7 +62,14 @@ impl Executable {
 struct Message {
     manifest_path: Option<PathBuf>,
     target: Option<Target>,
+    #[serde(default)]
+    profile: Profile,
     executable: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+struct Profile {
+    test: bool,
 }
 
 #[derive(Deserialize)]
@@ -82,13 +91,18 @@ pub(crate) fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
         let line = line.context("reading cargo's messages")?;
         let message: Message =
             serde_json::from_str(&line).with_context(|| format!("reading cargo's message {line}"))?;
-        if let Message { manifest_path: Some(manifest), target: Some(target), executable: Some(executable) } =
-            message
+        if let Message {
+            manifest_path: Some(manifest),
+            target: Some(target),
+            profile,
+            executable: Some(executable),
+        } = message
         {
             found.push(Executable {
                 package: manifest.parent().context("finding a package's folder")?.to_owned(),
                 is_integration_test: target.kind.iter().any(|kind| kind == "test"),
                 target: target.name,
+                is_test: profile.test,
                 executable,
             });
         }

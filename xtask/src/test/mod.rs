@@ -107,8 +107,10 @@ fn licences() -> Result<String> {
 fn build_tests() -> Result<Vec<build::Executable>> {
     // The binaries, too: tests of the installed program start it.
     let mut cargo = command::cargo();
-    build::executables(cargo.args(["test", "--workspace", "--locked", "--no-run"]))
-        .context("building the tests")
+    let mut built = build::executables(cargo.args(["test", "--workspace", "--locked", "--no-run"]))
+        .context("building the tests")?;
+    built.retain(|executable| executable.is_test);
+    Ok(built)
 }
 
 /// The verifiers and the maps of other kernels.
