@@ -664,3 +664,32 @@ fn the_reserved_source_of_hairpins_comes_from_no_network() {
     }
     assert_eq!(lab.dropped(DropReason::SpoofedSource), 2);
 }
+
+#[test]
+fn a_full_table_refuses_new_flows_whole_and_keeps_those_it_has() {
+    let mut lab = Lab::new();
+    let (a, b) = (lab.pod(), lab.pod());
+    lab.service(vip(V4, 80), protocol::TCP, &[b.at(V4, 8000)], 10);
+    handshake(&lab, &a, &b, b.at(V4, 22), 1000);
+    let capacity = sluice_abi::maps::CT_CONFIRMED.max_entries;
+    // All places but one: enough for a flow, not for a flow and its alias.
+    for number in 2..capacity {
+        let src = IpAddr::from((0x0b00_0000 + number).to_be_bytes()).into();
+        let tuple = sluice_abi::Tuple { src, protocol: protocol::TCP, ..sluice_abi::Tuple::default() };
+        lab.maps()
+            .ct_confirmed
+            .put(&sluice_abi::FlowKey(tuple), &sluice_abi::CtEntry::default())
+            .expect("a flow");
+    }
+    let (from, to) = (a.at(V4, 1001), vip(V4, 80));
+    lab.from_pod(&a, &packet::tcp(from, to, "S"));
+    lab.from_pod(&b, &packet::tcp(b.at(V4, 8000), from, "SA"));
+    for refused in 1..=2 {
+        assert_eq!(lab.from_pod(&a, &packet::tcp(from, to, "A")).action, Action::Drop);
+        assert_eq!(lab.dropped(DropReason::ConntrackFull), refused);
+    }
+    let count = lab.maps().ct_confirmed.count().expect("a count");
+    assert_eq!(count, capacity - 1, "neither the flow nor its alias was left in");
+    let old = lab.from_pod(&a, &packet::tcp(a.at(V4, 1000), b.at(V4, 22), "A"));
+    assert_eq!(old.action, Action::Redirect, "who was there goes on");
+}
