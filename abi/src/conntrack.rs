@@ -141,6 +141,8 @@ pub mod flow_flags {
     pub const FIN_RESPONDER: u8 = 32;
     /// The entry stands in `CT_CONFIRMED`.
     pub const CONFIRMED: u8 = 64;
+    /// The opener's source was translated to the node's address and a port of its range.
+    pub const SNAT: u8 = 128;
 }
 
 /// Under which rules a flow was let pass in one direction.

@@ -75,6 +75,12 @@ drop_reasons! {
     ConntrackInsert = 17, "conntrack_insert";
     /// A source-routed packet (RFC 7126, section 4.3; RFC 5095).
     SourceRoute = 18, "source_route";
+    /// The Service's traffic policy is `Local` and this node has no usable backend.
+    NoLocalBackend = 19, "no_local_backend";
+    /// The client is outside the Service's `loadBalancerSourceRanges`.
+    SourceRange = 20, "source_range";
+    /// No port of the node's range was free for the flow's translated source.
+    SnatExhausted = 21, "snat_exhausted";
 }
 
 impl DropReason {

@@ -19,6 +19,8 @@ impl EndpointId {
 pub mod endpoint_flags {
     /// The address is the node's own: packets for it go to the host stack and no policy applies.
     pub const HOST: u16 = 1;
+    /// An address of the node that takes NodePorts.
+    pub const NODE_PORT: u16 = 2;
 }
 
 /// Value of `ENDPOINTS`: an address that lives on this node. A pod with two addresses has two equal entries.

@@ -23,6 +23,8 @@ pub enum Hook {
     ToPod = 1,
     /// From the network.
     FromNetdev = 2,
+    /// To the network, from the node's own stack.
+    ToNetdev = 3,
 }
 
 impl Hook {
@@ -32,6 +34,7 @@ impl Hook {
             Self::FromPod => "from_pod",
             Self::ToPod => "to_pod",
             Self::FromNetdev => "from_netdev",
+            Self::ToNetdev => "to_netdev",
         }
     }
 
@@ -41,6 +44,7 @@ impl Hook {
             0 => Some(Self::FromPod),
             1 => Some(Self::ToPod),
             2 => Some(Self::FromNetdev),
+            3 => Some(Self::ToNetdev),
             _ => None,
         }
     }

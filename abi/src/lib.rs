@@ -44,12 +44,13 @@ pub use identity::Identity;
 pub use names::{EndpointMeta, IdentityMeta, PolicyKind, PolicyMeta, RuleMeta, RuleSetMeta, ServiceMeta};
 pub use policy::{Direction, PolicyId, Rule, RuleId, RuleKey, RuleSetId, RuleVerdict};
 pub use service::{
-    Backend, BackendId, BackendState, Frontend, FrontendKey, FrontendScope, ServiceId, frontend_flags,
+    Affinity, AffinityKey, Backend, BackendId, BackendState, Frontend, FrontendKey, FrontendScope, NodeAddr,
+    NodeFamily, ServiceId, SocketPeer, SocketPeerKey, SourceRangeKey, frontend_flags, node_flags,
 };
 pub use text::Text;
 
 /// Version of every layout and meaning in this crate; part of the pin path (`/sys/fs/bpf/sluice/v<ABI>/`).
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Types whose every bit pattern is a value and that have no padding: safe to view as bytes.
 pub trait Plain: Copy {

@@ -3,9 +3,9 @@
 //! Memory costs are for full maps on a 64-bit kernel; those without preallocation cost only what is used.
 
 use crate::{
-    Addr, Backend, Counter, CtEntry, DropKey, DropReason, DropRecord, Endpoint, EndpointMeta, FlowKey,
-    FragmentKey, FragmentPorts, Frontend, FrontendKey, IdentityMeta, PolicyMeta, Rule, RuleKey, RuleMeta,
-    RuleSetMeta, ServiceMeta,
+    Addr, Affinity, AffinityKey, Backend, Counter, CtEntry, DropKey, DropReason, DropRecord, Endpoint,
+    EndpointMeta, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, IdentityMeta, NodeAddr,
+    PolicyMeta, Rule, RuleKey, RuleMeta, RuleSetMeta, ServiceMeta, SocketPeer, SocketPeerKey, SourceRangeKey,
 };
 
 /// `BPF_F_NO_PREALLOC` (`linux/bpf.h`): memory is taken when an entry is made, and an update replaces the
@@ -96,6 +96,16 @@ maps! {
     SLOTS: Array<u32, u32>, 262_144, 0;
     /// Backend id → address, port, state.
     BACKENDS: Hash<u32, Backend>, 131_072, NO_PREALLOC;
+    /// Clients that keep their backend, least recently used out first.
+    AFFINITY: LruHash<AffinityKey, Affinity>, 32_768, 0;
+    /// Clients that may use a Service which names any.
+    SOURCE_RANGES: LpmTrie<LpmKey<SourceRangeKey>, u32>, 16_384, NO_PREALLOC;
+    /// This node's address by family: see `NodeFamily`.
+    NODE: Hash<u32, NodeAddr>, 2, NO_PREALLOC;
+    /// Addresses that see pods' own addresses: the cluster's pods and nodes, and what is configured.
+    NO_MASQUERADE: LpmTrie<LpmKey<Addr>, u32>, 16_384, NO_PREALLOC;
+    /// Sockets of the node's own processes → the Service they asked, for `recvmsg` and `getpeername`.
+    SOCKET_PEERS: LruHash<SocketPeerKey, SocketPeer>, 8192, 0;
     /// Packets and bytes by drop reason, per CPU; place 0 counts what was forwarded to or from pods.
     COUNTERS: PerCpuArray<u32, Counter>, DropReason::PLACES, 0;
     /// Recent drops that look alike, with the rule that caused them.

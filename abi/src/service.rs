@@ -51,10 +51,24 @@ pub struct FrontendKey {
 }
 pod!(FrontendKey, 20);
 
+impl FrontendKey {
+    /// Stands for every IPv4 address of the node that takes NodePorts (those with [`crate::endpoint_flags::NODE_PORT`]).
+    pub const NODE_V4: Addr = Addr::v4([0; 4]);
+    /// The same for IPv6.
+    pub const NODE_V6: Addr = Addr::UNSPECIFIED;
+}
+
 /// Bits of [`Frontend::flags`].
 pub mod frontend_flags {
     /// The same client keeps its backend for [`super::Frontend::affinity_s`] seconds.
     pub const AFFINITY: u16 = 1;
+    /// Only backends of this node count (traffic policy `Local`): without one the packet is dropped and not refused,
+    /// since others may have some.
+    pub const LOCAL: u16 = 2;
+    /// Only clients in `SOURCE_RANGES` may use it.
+    pub const SOURCE_RANGES: u16 = 4;
+    /// The slice is a table of consistent hashing (Maglev), equal on every node: the flow's hash chooses.
+    pub const MAGLEV: u16 = 8;
 }
 
 /// Value of `FRONTENDS`: which slice of `SLOTS` holds the backends that take new flows.
@@ -63,7 +77,8 @@ pub mod frontend_flags {
 pub struct Frontend {
     /// Index of the first backend in `SLOTS`.
     pub first_slot: u32,
-    /// Backends in the slice; 0 refuses new flows.
+    /// Slots in the slice; 0 refuses new flows (TCP reset, ICMP port unreachable), unless
+    /// [`frontend_flags::LOCAL`] says otherwise.
     pub count: u32,
     /// Whose frontend it is.
     pub service: ServiceId,
@@ -71,8 +86,9 @@ pub struct Frontend {
     pub affinity_s: u32,
     /// See [`frontend_flags`].
     pub flags: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// The Service's own port, network order, whatever port this frontend has: clients keep their backend across all
+    /// frontends of one port.
+    pub service_port: [u8; 2],
 }
 pod!(Frontend, 20);
 
@@ -100,3 +116,101 @@ pub struct Backend {
     pub state: u8,
 }
 pod!(Backend, 20);
+
+/// Key of `AFFINITY`: who asked which port of a Service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct AffinityKey {
+    /// The client's address; [`Addr::UNSPECIFIED`] for processes of the node itself.
+    pub client: Addr,
+    /// The Service.
+    pub service: ServiceId,
+    /// Its port, network order: [`Frontend::service_port`].
+    pub service_port: [u8; 2],
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+pod!(AffinityKey, 24);
+
+/// Value of `AFFINITY`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Affinity {
+    /// Time of the client's last new flow: `CLOCK_MONOTONIC`, nanoseconds.
+    pub last_used_ns: u64,
+    /// The backend it keeps.
+    pub backend: BackendId,
+    /// Zero.
+    pub reserved: u32,
+}
+pod!(Affinity, 16);
+
+/// Key of `SOURCE_RANGES` behind the length: a client that may use a Service (`loadBalancerSourceRanges`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SourceRangeKey {
+    /// The Service; all its bits always count.
+    pub service: ServiceId,
+    /// The client.
+    pub client: Addr,
+}
+pod!(SourceRangeKey, 20);
+
+/// Value of `NODE`: this node as the programs use it, in one family.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct NodeAddr {
+    /// The node's address, source of what is masqueraded; [`Addr::UNSPECIFIED`] when it has none in this family.
+    pub addr: Addr,
+    /// See [`node_flags`].
+    pub flags: u32,
+}
+pod!(NodeAddr, 20);
+
+/// Keys of `NODE`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum NodeFamily {
+    /// IPv4.
+    V4 = 0,
+    /// IPv6.
+    V6 = 1,
+}
+
+/// Bits of [`NodeAddr::flags`].
+pub mod node_flags {
+    /// What pods send to addresses outside `NO_MASQUERADE` takes the node's address.
+    pub const MASQUERADE: u32 = 1;
+}
+
+/// Key of `SOCKET_PEERS`: a socket of the node and the backend it was led to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SocketPeerKey {
+    /// `bpf_get_socket_cookie`.
+    pub cookie: u64,
+    /// The backend's address.
+    pub addr: Addr,
+    /// The backend's port, network order.
+    pub port: [u8; 2],
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+pod!(SocketPeerKey, 32);
+
+/// Value of `SOCKET_PEERS`: what the process believes it talks to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct SocketPeer {
+    /// The Service's address.
+    pub addr: Addr,
+    /// The backend.
+    pub backend: BackendId,
+    /// The Service's port, network order.
+    pub port: [u8; 2],
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+pod!(SocketPeer, 24);

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
 use sluice_abi::{
-    Addr, Backend, BackendId, CtEntry, DropKey, DropRecord, Endpoint, EndpointId, EndpointMeta, FlowKey,
-    FragmentKey, FragmentPorts, Frontend, FrontendKey, Identity, IdentityMeta, PolicyId, PolicyMeta, Prefix,
-    Rule, RuleId, RuleMeta, RuleSetId, RuleSetMeta, ServiceId, ServiceMeta,
+    Addr, Affinity, AffinityKey, Backend, BackendId, CtEntry, DropKey, DropRecord, Endpoint, EndpointId,
+    EndpointMeta, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Identity, IdentityMeta,
+    NodeAddr, PolicyId, PolicyMeta, Prefix, Rule, RuleId, RuleMeta, RuleSetId, RuleSetMeta, ServiceId,
+    ServiceMeta, SocketPeer, SocketPeerKey,
     maps::{self as specs, MapSpec, Numbers},
 };
 
-use crate::{Counters, Events, MapsError, RuleRange, Table, Words, events::Ring, pins};
+use crate::{Counters, Events, MapsError, RuleRange, SourceRange, Table, Words, events::Ring, pins};
 
 /// What can be made of an open map whose shape was compared.
 pub(crate) trait Handle {
@@ -98,6 +99,16 @@ handles! {
     pub slots: Words<BackendId> = SLOTS;
     /// `BACKENDS`.
     pub backends: Table<BackendId, Backend> = BACKENDS;
+    /// `AFFINITY`.
+    pub affinity: Table<AffinityKey, Affinity> = AFFINITY;
+    /// `SOURCE_RANGES`.
+    pub source_ranges: Table<SourceRange, u32> = SOURCE_RANGES;
+    /// `NODE`.
+    pub node: Table<u32, NodeAddr> = NODE;
+    /// `NO_MASQUERADE`.
+    pub no_masquerade: Table<Prefix, u32> = NO_MASQUERADE;
+    /// `SOCKET_PEERS`.
+    pub socket_peers: Table<SocketPeerKey, SocketPeer> = SOCKET_PEERS;
     /// `COUNTERS`.
     pub counters: Counters = COUNTERS;
     /// `DROP_RECORDS`.

@@ -4,8 +4,8 @@ use std::fmt::Debug;
 
 use aya::maps::lpm_trie;
 use sluice_abi::{
-    Addr, BackendId, DropKey, EndpointId, FlowKey, FragmentKey, FrontendKey, Identity, PolicyId, Prefix,
-    RuleId, RuleKey, RuleSetId, ServiceId,
+    Addr, AffinityKey, BackendId, DropKey, EndpointId, FlowKey, FragmentKey, FrontendKey, Identity, PolicyId,
+    Prefix, RuleId, RuleKey, RuleSetId, ServiceId, SocketPeerKey, SourceRangeKey,
 };
 
 /// A key of a [`crate::Table`].
@@ -32,6 +32,15 @@ pub struct RuleRange {
     pub key: RuleKey,
     /// Leading bits that count, up to [`RuleKey::BITS`].
     pub bits: u32,
+}
+
+/// Clients of a Service, by their addresses: a prefix of the keys of `SOURCE_RANGES`.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SourceRange {
+    /// The Service.
+    pub service: ServiceId,
+    /// The clients.
+    pub clients: Prefix,
 }
 
 macro_rules! plain_keys {
@@ -73,6 +82,12 @@ plain_keys! {
         let (src_port, dst_port) = (u16::from_be_bytes(tuple.src_port), u16::from_be_bytes(tuple.dst_port));
         format!("{} port {src_port} to {} port {dst_port} protocol {}", tuple.src, tuple.dst, tuple.protocol)
     };
+    AffinityKey, key => {
+        format!("client {} of service {} port {}", key.client, key.service.0, u16::from_be_bytes(key.service_port))
+    };
+    SocketPeerKey, key => {
+        format!("socket {} led to {} port {}", key.cookie, key.addr, u16::from_be_bytes(key.port))
+    };
     FragmentKey, key => {
         format!("fragments from {} to {} id {}", key.src, key.dst, u32::from_be_bytes(key.id))
     };
@@ -93,6 +108,26 @@ impl TableKey for Prefix {
 
     fn words(&self) -> String {
         self.to_string()
+    }
+}
+
+impl TableKey for SourceRange {
+    type Raw = lpm_trie::Key<SourceRangeKey>;
+
+    fn to_raw(&self) -> Self::Raw {
+        let key = SourceRangeKey { service: self.service, client: self.clients.addr };
+        lpm_trie::Key::new(u32::BITS + u32::from(self.clients.bits), key)
+    }
+
+    fn from_raw(raw: Self::Raw) -> Self {
+        let SourceRangeKey { service, client } = raw.data();
+        // Shorter prefixes are of no Service, and made by somebody else.
+        let bits = raw.prefix_len().saturating_sub(u32::BITS) as u8;
+        Self { service, clients: Prefix { addr: client, bits } }
+    }
+
+    fn words(&self) -> String {
+        format!("clients {} of service {}", self.clients, self.service.0)
     }
 }
 

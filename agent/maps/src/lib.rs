@@ -29,7 +29,7 @@ pub use error::MapsError;
 pub use events::Events;
 pub use grace::grace_period;
 pub use handles::{Fill, Maps};
-pub use key::{RuleRange, TableKey};
+pub use key::{RuleRange, SourceRange, TableKey};
 pub use pins::pin_dir;
 pub use table::Table;
 pub use words::Words;

@@ -124,7 +124,7 @@ impl<'a> Draft<'a> {
                 }
             }
             let (Slice::Standing(first) | Slice::New(first)) = slice;
-            let value = value(id, first, frontend);
+            let value = value(id, key.port, first, frontend);
             if found != Some(&value) {
                 self.phases.switch.push(Step::Put(Entry::Frontend(*key, value)));
             }
@@ -287,14 +287,14 @@ fn length(frontend: &DesiredFrontend) -> u32 {
     u32::try_from(frontend.backends.len()).expect("fewer backends than addresses of pods")
 }
 
-fn value(service: ServiceId, first_slot: u32, frontend: &DesiredFrontend) -> Frontend {
+fn value(service: ServiceId, port: [u8; 2], first_slot: u32, frontend: &DesiredFrontend) -> Frontend {
     Frontend {
         first_slot,
         count: length(frontend),
         service,
         affinity_s: frontend.affinity_s.unwrap_or_default(),
         flags: if frontend.affinity_s.is_some() { frontend_flags::AFFINITY } else { 0 },
-        reserved: 0,
+        service_port: port,
     }
 }
 
