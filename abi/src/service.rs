@@ -69,6 +69,10 @@ pub mod frontend_flags {
     pub const SOURCE_RANGES: u16 = 4;
     /// The slice is a table of consistent hashing (Maglev), equal on every node: the flow's hash chooses.
     pub const MAGLEV: u16 = 8;
+    /// The address is of the Service's load balancer; for dumps.
+    pub const LOAD_BALANCER: u16 = 16;
+    /// The address is one of the Service's `externalIPs`; for dumps.
+    pub const EXTERNAL_IP: u16 = 32;
 }
 
 /// Value of `FRONTENDS`: which slice of `SLOTS` holds the backends that take new flows.
@@ -121,7 +125,8 @@ pod!(Backend, 20);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct AffinityKey {
-    /// The client's address; [`Addr::UNSPECIFIED`] for processes of the node itself.
+    /// The client's address; the unspecified one of the family, [`FrontendKey::NODE_V4`] or [`FrontendKey::NODE_V6`], for
+    /// processes of the node itself.
     pub client: Addr,
     /// The Service.
     pub service: ServiceId,
@@ -206,11 +211,13 @@ pod!(SocketPeerKey, 32);
 pub struct SocketPeer {
     /// The Service's address.
     pub addr: Addr,
-    /// The backend.
+    /// The backend; [`BackendId::NONE`] when there was none.
     pub backend: BackendId,
+    /// The Service, which another may have followed under its address.
+    pub service: ServiceId,
     /// The Service's port, network order.
     pub port: [u8; 2],
     /// Zero.
     pub reserved: [u8; 2],
 }
-pod!(SocketPeer, 24);
+pod!(SocketPeer, 28);
