@@ -15,6 +15,12 @@ static HAS_CHECK_MTU: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 static RELATED_ICMP: Global<u8> = Global::new(1);
 
+/// The ports that translated sources get, both ends included.
+#[unsafe(no_mangle)]
+static SNAT_FIRST_PORT: Global<u16> = Global::new(61_000);
+#[unsafe(no_mangle)]
+static SNAT_LAST_PORT: Global<u16> = Global::new(65_535);
+
 #[map]
 static EPOCH: Array<u32> = Array::with_max_entries(maps::EPOCH.max_entries, maps::EPOCH.flags);
 
@@ -40,6 +46,13 @@ pub(crate) fn now_ns() -> u64 {
 #[inline(always)]
 pub(crate) fn has_check_mtu() -> bool {
     HAS_CHECK_MTU.load() != 0
+}
+
+/// The first of the ports that translated sources get, and their number.
+#[inline(always)]
+pub(crate) fn snat_ports() -> (u32, u32) {
+    let (first, last) = (u32::from(SNAT_FIRST_PORT.load()), u32::from(SNAT_LAST_PORT.load()));
+    (first, last - first + 1)
 }
 
 #[inline(always)]

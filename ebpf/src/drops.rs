@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use sluice_abi::{
-    Counter, Direction, DropKey, DropReason, DropRecord, EndpointId, Event, EventKind, Hook, Identity,
+    Addr, Counter, Direction, DropKey, DropReason, DropRecord, EndpointId, Event, EventKind, Hook, Identity,
     RuleId, RuleSetId, Tuple, maps, protocol,
 };
 
@@ -42,7 +42,7 @@ impl Trace {
     pub(crate) fn start(&mut self, hook: Hook) {
         self.hook = hook;
         self.direction = match hook {
-            Hook::FromPod => Direction::Egress,
+            Hook::FromPod | Hook::ToNetdev => Direction::Egress,
             Hook::ToPod | Hook::FromNetdev => Direction::Ingress,
         };
         self.endpoint = EndpointId::HOST;
@@ -111,20 +111,42 @@ fn remember(trace: &Trace, tuple: &Tuple, reason: u8, at_ns: u64) -> bool {
     if trace.direction == Direction::Ingress {
         key.peer = tuple.src;
     }
-    if let Some(record) = DROP_RECORDS.get_ptr_mut(&key) {
+    note(&key, trace.rule_set, trace.rule, at_ns)
+}
+
+#[inline(always)]
+fn note(key: &DropKey, rule_set: RuleSetId, rule: RuleId, at_ns: u64) -> bool {
+    if let Some(record) = DROP_RECORDS.get_ptr_mut(key) {
         // SAFETY: a map value; racing increments may lose one, and the exact total is in `COUNTERS`.
         let record = unsafe { &mut *record };
         let is_news = at_ns.wrapping_sub(record.last_seen_ns) > REPORT_STEP_NS;
         record.count += 1;
         record.last_seen_ns = at_ns;
-        record.rule_set = trace.rule_set;
-        record.rule = trace.rule;
+        record.rule_set = rule_set;
+        record.rule = rule;
         return is_news;
     }
-    let record = DropRecord { count: 1, last_seen_ns: at_ns, rule_set: trace.rule_set, rule: trace.rule };
+    let record = DropRecord { count: 1, last_seen_ns: at_ns, rule_set, rule };
     // When the LRU has no room the total in `COUNTERS` still counts the drop.
-    let _ = DROP_RECORDS.insert(&key, &record, 0);
+    let _ = DROP_RECORDS.insert(key, &record, 0);
     true
+}
+
+/// Counts and notes a call of one of the node's own processes that fails before there is a packet.
+#[inline(never)]
+pub(crate) fn record_call(to: &Addr, port: [u8; 2], protocol: u8, reason: DropReason) {
+    // A packet's program may interrupt this one between reading and writing: then its count of this reason is lost.
+    count(reason as u32, 0);
+    let key = DropKey {
+        peer: *to,
+        endpoint: EndpointId::HOST,
+        port,
+        protocol,
+        direction: Direction::Egress as u8,
+        reason: reason as u8,
+        reserved: [0; 3],
+    };
+    note(&key, RuleSetId::NONE, RuleId::NONE, config::now_ns());
 }
 
 #[inline(never)]

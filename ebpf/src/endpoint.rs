@@ -33,6 +33,8 @@ pub(crate) struct End {
     pub(crate) id: EndpointId,
     pub(crate) ingress: RuleSetId,
     pub(crate) egress: RuleSetId,
+    /// See [`endpoint_flags`].
+    pub(crate) flags: u16,
 }
 
 /// Whose an address is.
@@ -57,12 +59,14 @@ impl End {
                 id: EndpointId::HOST,
                 ingress: RuleSetId::NONE,
                 egress: RuleSetId::NONE,
+                flags: 0,
             },
             Some(endpoint) => Self {
                 kind: if is_host(endpoint) { EndKind::Host } else { EndKind::Pod },
                 id: endpoint.id,
                 ingress: endpoint.ingress,
                 egress: endpoint.egress,
+                flags: endpoint.flags,
             },
         }
     }

@@ -10,8 +10,11 @@ use aya_ebpf::{
 use sluice_abi::{DropReason, Endpoint};
 
 use crate::{
-    config, nat,
+    config,
+    endpoint::EndKind,
+    nat,
     packet::{ETH_LEN, Packet},
+    scratch::{Handle, Scratch},
 };
 
 /// Where a packet goes.
@@ -35,13 +38,39 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// The result of `bpf_fib_lookup` (`linux/bpf.h`) that names a next hop with a known neighbour.
 const FIB_SUCCESS: i64 = 0;
+/// The one that names a next hop whose neighbour is not resolved yet.
+const FIB_NO_NEIGHBOR: i64 = 7;
 
-/// Sends the packet on and gives the tc action.
+/// Sends `scratch.packet` on and gives the tc action.
+///
+/// What the stack must answer for goes there as it came, `scratch.sent`, when its source was translated: the stack
+/// takes no packet that has an address of its own for a source, and its answer is for who sent it.
 ///
 /// # Errors
-/// [`DropReason::Rewrite`] when the packet could not be changed.
+/// The number of [`DropReason::Rewrite`], when the packet could not be changed, or went to the node's own address and
+/// cannot go on from there: the stack would answer for itself.
 #[inline(always)]
-pub(crate) fn run(forward: Forward, ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
+pub(crate) fn run(forward: Forward, ctx: &TcContext, mut scratch: Handle) -> Result<i32, u8> {
+    let action = try_run(forward, ctx, &scratch).map_err(|reason| reason as u8)?;
+    if action != STACK || !is_masked(&scratch) {
+        return Ok(action);
+    }
+    if scratch.dst.kind == EndKind::Host {
+        return Err(DropReason::Rewrite as u8);
+    }
+    scratch.target = scratch.sent;
+    nat::rewrite(ctx).map(|()| STACK)
+}
+
+/// Whether the packet has another source than it came with.
+#[inline(always)]
+fn is_masked(scratch: &Scratch) -> bool {
+    scratch.packet.tuple.src != scratch.sent.src
+}
+
+#[inline(always)]
+fn try_run(forward: Forward, ctx: &TcContext, scratch: &Scratch) -> Result<i32, DropReason> {
+    let packet = &scratch.packet;
     // The host stack answers with ICMP what cannot be forwarded (RFC 1812, section 5.3.1).
     if packet.ttl <= 1 {
         return Ok(STACK);
@@ -60,7 +89,7 @@ pub(crate) fn run(forward: Forward, ctx: &TcContext, packet: &Packet) -> Result<
         Forward::Route => {
             // SAFETY: integers; zero is a value of each.
             let mut next_hop: bpf_redir_neigh = unsafe { core::mem::zeroed() };
-            let ifindex = route(ctx, packet, &mut next_hop);
+            let ifindex = route(ctx, packet, is_masked(scratch), &mut next_hop);
             if ifindex == 0 {
                 return Ok(STACK);
             }
@@ -73,9 +102,10 @@ pub(crate) fn run(forward: Forward, ctx: &TcContext, packet: &Packet) -> Result<
 }
 
 /// The interface index of the device for the packet, and its next hop; 0 leaves it to the host stack: no route, too big, a
-/// neighbour to resolve (or to answer for), or a device or route that asks for more than forwarding.
+/// neighbour to resolve (or to answer for), or a device or route that asks for more than forwarding. What the stack
+/// would not take, since it is `masked`, waits for its neighbour behind the redirect.
 #[inline(never)]
-fn route(ctx: &TcContext, packet: &Packet, next_hop: &mut bpf_redir_neigh) -> u32 {
+fn route(ctx: &TcContext, packet: &Packet, masked: bool, next_hop: &mut bpf_redir_neigh) -> u32 {
     // SAFETY: integers and byte arrays; zero is a value of each.
     let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     // SAFETY: the context of a running program.
@@ -97,7 +127,7 @@ fn route(ctx: &TcContext, packet: &Packet, next_hop: &mut bpf_redir_neigh) -> u3
     let size = size_of::<bpf_fib_lookup>() as i32;
     // SAFETY: the helper reads and writes `size` bytes of a live value.
     let result = unsafe { fib_lookup(ctx.skb.skb.cast(), &raw mut params, size, 0) };
-    if result != FIB_SUCCESS {
+    if result != FIB_SUCCESS && !(masked && result == FIB_NO_NEIGHBOR) {
         return 0;
     }
     next_hop.nh_family = u32::from(params.family);
@@ -163,7 +193,7 @@ fn decrement_ttl(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
         // By the helper, since a complete checksum of the device covers the hop limit.
         return nat::store(ctx, IPV6_HOP_LIMIT as u32, &ttl, u64::from(BPF_F_RECOMPUTE_CSUM));
     }
-    update(ctx, IPV4_TTL, |TtlProtocolChecksum([old, _, c0, c1])| {
+    nat::update(ctx, IPV4_TTL, |TtlProtocolChecksum([old, _, c0, c1])| {
         *old = ttl;
         // RFC 1141: one less in the high byte of a word is 0x0100 more in the checksum, with the carry brought around.
         let sum = u32::from(u16::from_be_bytes([*c0, *c1])) + 0x0100;
@@ -173,17 +203,5 @@ fn decrement_ttl(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
 
 #[inline(always)]
 fn set_destination(ctx: &TcContext, mac: [u8; 6]) -> Result<(), DropReason> {
-    update(ctx, 0, |destination| *destination = Mac(mac))
-}
-
-/// Changes the field at a constant offset.
-#[inline(always)]
-fn update<T>(ctx: &TcContext, offset: usize, change: impl FnOnce(&mut T)) -> Result<(), DropReason> {
-    let start = ctx.data() + offset;
-    if start + size_of::<T>() > ctx.data_end() {
-        return Err(DropReason::Rewrite);
-    }
-    // SAFETY: the bounds were checked, the types used are bytes, and the program is the packet's only user.
-    change(unsafe { &mut *(start as *mut T) });
-    Ok(())
+    nat::update(ctx, 0, |destination| *destination = Mac(mac))
 }

@@ -44,17 +44,21 @@ fn try_find_related(ctx: &TcContext, mut scratch: Handle) -> Result<bool, u8> {
     let Some(found) = conntrack::find(&scratch.quoted.tuple, config::now_ns()) else {
         return Ok(false);
     };
-    if found.has(flow_flags::ALIAS) {
-        scratch.opened = if found.from_opener { found.entry().other } else { found.entry().other.reversed() };
-    } else if found.from_opener && found.has(flow_flags::TRANSLATED) {
-        scratch.opened = found.entry().other;
-    } else {
-        return Ok(true);
-    }
+    // Quoted is what left this node. If its sender sent it in another form, that is what it must find in the quote.
+    scratch.opened = match (found.has(flow_flags::ALIAS), found.from_opener) {
+        (true, false) => found.entry().other.reversed(),
+        (false, true) if found.has(flow_flags::TRANSLATED) => found.entry().other,
+        (_, _) => return Ok(true),
+    };
+    let sender_is_end = scratch.packet.tuple.src == scratch.quoted.tuple.dst;
     nat::rewrite_quoted(ctx, icmp_offset, &scratch.quoted, &scratch.opened).map_err(|reason| reason as u8)?;
-    if scratch.opened.src != scratch.packet.tuple.dst {
-        scratch.target = scratch.packet.tuple;
-        scratch.target.dst = scratch.opened.src;
+    scratch.target = scratch.packet.tuple;
+    scratch.target.dst = scratch.opened.src;
+    // The other end itself has the address there that the receiver knows it by (RFC 5508, section 4.2).
+    if sender_is_end {
+        scratch.target.src = scratch.opened.dst;
+    }
+    if scratch.target != scratch.packet.tuple {
         nat::rewrite(ctx)?;
     }
     Ok(true)

@@ -1,4 +1,5 @@
-//! The kernel side: tc programs that balance ClusterIP traffic and drop what policy forbids.
+//! The kernel side: tc programs that balance ClusterIP traffic and drop what policy forbids, and cgroup programs that lead
+//! the node's own processes to Services.
 //!
 //! Start at [`hooks`]; each of the other modules owns its maps and does one thing. `docs/datapath.md` walks one
 //! packet through them.

@@ -1,9 +1,9 @@
 //! Rewriting addresses and ports, with their checksums.
 //!
-//! Checksums go through the kernel's helpers, which know whether the device or the receiver computes them
+//! Transport checksums go through the kernel's helpers, which know whether the device or the receiver computes them
 //! (`CHECKSUM_PARTIAL`, `CHECKSUM_COMPLETE`). What they subtract from a complete sum for a pseudo header is right for
-//! IPv4, whose own header checksum changes too; IPv6 has none, so there the stored addresses are added again. One path serves both families: in the mapped form the prefixes of old
-//! and new IPv4 addresses cancel out of the difference.
+//! IPv4, whose own header checksum changes too: that one, and the addresses, are written directly. IPv6 has none, so there
+//! the stored addresses are added again.
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
@@ -22,8 +22,25 @@ use crate::{
 const IPV4_CHECKSUM: u32 = 10;
 const IPV4_SRC: u32 = 12;
 const IPV6_SRC: u32 = 8;
+/// Where the transport header is behind an IPv4 header without options.
+const V4_PLAIN: u32 = ETH_LEN as u32 + 20;
+
+/// From the checksum to the destination of an IPv4 header, with the alignment that lets it be written in few stores (see
+/// `packet::Header`).
+#[repr(C, align(2))]
+struct V4Ends {
+    checksum: [u8; 2],
+    src: [u8; 4],
+    dst: [u8; 4],
+}
+/// The ports at the start of a transport header.
+#[repr(C, align(2))]
+struct Ports([u8; 4]);
+
 /// Offset of the checksum in an ICMP header (RFC 792, RFC 4443).
 const ICMP_CHECKSUM: u32 = 2;
+/// Offset of the identifier in an echo message.
+const ICMP_IDENTIFIER: u32 = 4;
 
 /// Gives the packet the tuple in `scratch.target`.
 ///
@@ -49,7 +66,7 @@ extern "C" fn rewrite_headers(skb: *mut __sk_buff) -> u32 {
 fn try_rewrite(ctx: &TcContext, packet: &Packet, new: &Tuple) -> Result<(), DropReason> {
     let (old, l4_offset, is_v4) = (&packet.tuple, packet.l4_offset, packet.is_v4);
     let has_l4 = packet.part != Part::LaterFragment;
-    let addresses = difference(old, new);
+    let addresses = if is_v4 { v4_difference(old, new) } else { difference(old, new) };
     if has_l4 && let Some(checksum) = checksum_offset(old.protocol) {
         let offset = l4_offset + checksum;
         let udp = if old.protocol == protocol::UDP { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
@@ -59,16 +76,43 @@ fn try_rewrite(ctx: &TcContext, packet: &Packet, new: &Tuple) -> Result<(), Drop
         }
         if has_ports(old.protocol) && ports(old) != ports(new) {
             l4_word(ctx, offset, ports(old), ports(new), udp)?;
-            store(ctx, l4_offset, &ports(new).to_ne_bytes(), 0)?;
+            if is_v4 && l4_offset == V4_PLAIN {
+                update(ctx, V4_PLAIN as usize, |bytes| *bytes = Ports(ports(new).to_ne_bytes()))?;
+            } else {
+                store(ctx, l4_offset, &ports(new).to_ne_bytes(), 0)?;
+            }
+        } else if is_icmp(old.protocol) && old.src_port != new.src_port {
+            echo_identifier(ctx, l4_offset, offset, old, new)?;
         }
     }
     if is_v4 {
-        // SAFETY: the context of a running program.
-        let result =
-            unsafe { bpf_l3_csum_replace(ctx.skb.skb, ETH_LEN as u32 + IPV4_CHECKSUM, 0, addresses, 0) };
-        check(result)?;
+        update(ctx, ETH_LEN + IPV4_CHECKSUM as usize, |V4Ends { checksum, src, dst }| {
+            *checksum = (!fold(u64::from(!u16::from_ne_bytes(*checksum)) + addresses)).to_ne_bytes();
+            (*src, *dst) = (new.src.v4_octets(), new.dst.v4_octets());
+        })
+    } else {
+        store_addresses(ctx, ETH_LEN as u32, new, is_v4, u64::from(BPF_F_RECOMPUTE_CSUM))
     }
-    store_addresses(ctx, ETH_LEN as u32, new, is_v4, if is_v4 { 0 } else { u64::from(BPF_F_RECOMPUTE_CSUM) })
+}
+
+/// Changes the field at a constant offset, by direct access: for what no checksum of the device covers, or what leaves
+/// it as it is.
+///
+/// # Errors
+/// [`DropReason::Rewrite`] when the packet ends before.
+#[inline(always)]
+pub(crate) fn update<T>(
+    ctx: &TcContext,
+    offset: usize,
+    change: impl FnOnce(&mut T),
+) -> Result<(), DropReason> {
+    let start = ctx.data() + offset;
+    if start + size_of::<T>() > ctx.data_end() {
+        return Err(DropReason::Rewrite);
+    }
+    // SAFETY: the bounds were checked, the types used are bytes, and the program is the packet's only user.
+    change(unsafe { &mut *(start as *mut T) });
+    Ok(())
 }
 
 /// Gives the packet that an ICMP error quotes the tuple `new`, so that the receiver finds its socket.
@@ -98,6 +142,8 @@ pub(crate) fn rewrite_quoted(
     if has_ports(old.protocol) && ports(old) != ports(new) {
         l4_word(ctx, checksum, ports(old), ports(new), 0)?;
         store(ctx, quoted.l4_offset, &ports(new).to_ne_bytes(), 0)?;
+    } else if is_icmp(old.protocol) && old.src_port != new.src_port {
+        echo_identifier(ctx, quoted.l4_offset, checksum, old, new)?;
     }
     store_addresses(ctx, quoted.l3_offset, new, is_v4, 0)
 }
@@ -120,6 +166,24 @@ fn difference(old: &Tuple, new: &Tuple) -> u64 {
     difference as u64 & 0xffff_ffff
 }
 
+/// The same of IPv4 addresses, of which only the last word is on the wire.
+#[inline(always)]
+fn v4_difference(old: &Tuple, new: &Tuple) -> u64 {
+    let word = |addr: &Addr| u64::from(u32::from_ne_bytes(addr.v4_octets()));
+    let less = |addr: &Addr| u64::from(!u32::from_ne_bytes(addr.v4_octets()));
+    let sum = word(&new.src) + word(&new.dst) + less(&old.src) + less(&old.dst);
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    (sum & 0xffff_ffff) + (sum >> 32)
+}
+
+/// A sum of words brought to sixteen bits, carries around.
+#[inline(always)]
+fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
 #[inline(always)]
 fn ports(tuple: &Tuple) -> u32 {
     let ([a, b], [c, d]) = (tuple.src_port, tuple.dst_port);
@@ -129,6 +193,26 @@ fn ports(tuple: &Tuple) -> u32 {
 #[inline(always)]
 fn has_ports(protocol: u8) -> bool {
     matches!(protocol, protocol::TCP | protocol::UDP)
+}
+
+#[inline(always)]
+fn is_icmp(protocol: u8) -> bool {
+    matches!(protocol, protocol::ICMP | protocol::ICMPV6)
+}
+
+/// Gives the echo message at `l4_offset` its identifier, under the checksum at `checksum`.
+#[inline(always)]
+fn echo_identifier(
+    ctx: &TcContext,
+    l4_offset: u32,
+    checksum: u32,
+    old: &Tuple,
+    new: &Tuple,
+) -> Result<(), DropReason> {
+    let (from, to) = (u16::from_ne_bytes(old.src_port), u16::from_ne_bytes(new.src_port));
+    // SAFETY: the context of a running program; the low bits of the flags are the field's size.
+    check(unsafe { bpf_l4_csum_replace(ctx.skb.skb, checksum, u64::from(from), u64::from(to), 2) })?;
+    store(ctx, l4_offset + ICMP_IDENTIFIER, &new.src_port, 0)
 }
 
 /// Offset of the checksum in a transport header (RFC 9293, RFC 768, RFC 792, RFC 4443). SCTP's CRC32c covers neither

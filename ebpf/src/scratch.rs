@@ -23,6 +23,8 @@ pub(crate) struct Scratch {
     pub(crate) src: End,
     /// Who of this node has its destination address.
     pub(crate) dst: End,
+    /// Who of this node is the other side of a flow that is opened.
+    pub(crate) responder: End,
     /// The tuple as the packet came.
     pub(crate) sent: Tuple,
     /// The flow's tuple behind the translation, in the opener's direction.

@@ -10,4 +10,4 @@ pub(crate) mod state;
 mod table;
 
 #[cfg(target_arch = "bpf")]
-pub(crate) use table::{Found, create, find, forget, is_free};
+pub(crate) use table::{Found, create, find, find_for, forget, is_free};

@@ -4,12 +4,13 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, LruHashMap},
 };
-use sluice_abi::{
-    BackendId, CtEntry, CtState, DropReason, FlowKey, Judgement, Tuple, flow_flags, maps, protocol,
-};
+use sluice_abi::{CtEntry, CtState, DropReason, FlowKey, Judgement, Tuple, flow_flags, maps, protocol};
 
 use super::state;
-use crate::scratch::{Handle, Scratch};
+use crate::{
+    config,
+    scratch::{self, Handle, Scratch},
+};
 
 #[map]
 static CT_HALF_OPEN: LruHashMap<FlowKey, CtEntry> =
@@ -157,7 +158,14 @@ fn remove_from(table: &HashMap<FlowKey, CtEntry>, tuple: &Tuple) {
 /// The entry for a packet's tuple, unless it has expired. An alias never expires by itself: its flow decides.
 #[inline(always)]
 pub(crate) fn find(tuple: &Tuple, now_ns: u64) -> Option<Found> {
-    let entry = lookup(tuple, now_ns);
+    find_for(tuple, false, now_ns)
+}
+
+/// The same for a packet that may open a connection. Such a one takes no second look for a flow that is confirmed
+/// meanwhile: what that flow would lose is a repeated SYN.
+#[inline(always)]
+pub(crate) fn find_for(tuple: &Tuple, opens: bool, now_ns: u64) -> Option<Found> {
+    let entry = lookup(tuple, opens, now_ns);
     if entry.is_null() {
         return None;
     }
@@ -167,18 +175,21 @@ pub(crate) fn find(tuple: &Tuple, now_ns: u64) -> Option<Found> {
     Some(Found { entry, from_opener })
 }
 
-/// As a call of its own, so that the key is on the stack only meanwhile.
+/// As a call of its own, so that the key is on the stack only meanwhile. What has expired is removed, or it would hide in
+/// the confirmed table the entry of the flow that is opened next.
 #[inline(never)]
-fn lookup(tuple: &Tuple, now_ns: u64) -> *mut CtEntry {
+fn lookup(tuple: &Tuple, opens: bool, now_ns: u64) -> *mut CtEntry {
     let (key, _) = FlowKey::of(tuple);
-    // Asked again, because a flow that is confirmed meanwhile leaves the second table for the first.
     let confirmed = || CT_CONFIRMED.get_ptr_mut(key);
-    let Some(entry) = confirmed().or_else(|| CT_HALF_OPEN.get_ptr_mut(key)).or_else(confirmed) else {
+    // Asked again, because a flow that is confirmed meanwhile leaves the second table for the first.
+    let again = || if opens { None } else { confirmed() };
+    let Some(entry) = confirmed().or_else(|| CT_HALF_OPEN.get_ptr_mut(key)).or_else(again) else {
         return core::ptr::null_mut();
     };
     // SAFETY: a map value.
     let found = unsafe { &*entry };
     if found.flags & flow_flags::ALIAS == 0 && is_expired(found, tuple.protocol, now_ns) {
+        let _ = CT_CONFIRMED.remove(key);
         return core::ptr::null_mut();
     }
     entry
@@ -209,16 +220,36 @@ static TIMEOUTS_NS: [i64; 32] = {
     table
 };
 
-/// Whether a new flow may take the direct tuple: there is none, it has ended, or it is only a straggler of the other
-/// side that came after its flow was forgotten.
+/// Whether a new flow may take the direct tuple `scratch.opened`: there is none, it has ended, it is what is left of the
+/// same flow when its alias was evicted, or it is only a straggler of the other side that came after its flow was
+/// forgotten.
 #[inline(always)]
-pub(crate) fn is_free(tuple: &Tuple, now_ns: u64) -> bool {
-    find(tuple, now_ns).is_none_or(|found| match found.state() {
+pub(crate) fn is_free() -> bool {
+    is_opened_free() != 0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_opened_free() -> u32 {
+    scratch::get().map_or(0, |scratch| u32::from(is_tuple_free(&scratch.opened, &scratch.sent)))
+}
+
+#[inline(always)]
+fn is_tuple_free(tuple: &Tuple, sent: &Tuple) -> bool {
+    let Some(found) = find(tuple, config::now_ns()) else {
+        return true;
+    };
+    let is_free = match found.state() {
         _ if found.has(flow_flags::ALIAS) => false,
+        _ if found.is_translation_of(sent) => true,
         CtState::Closed => true,
         CtState::New => !found.from_opener && !found.has(flow_flags::TRANSLATED),
         CtState::Replied | CtState::Established | CtState::Closing => false,
-    })
+    };
+    if is_free {
+        forget(tuple);
+    }
+    is_free
 }
 
 /// Removes a flow's entry.
@@ -229,7 +260,7 @@ pub(crate) fn forget(tuple: &Tuple) {
     remove_half_open(tuple);
 }
 
-/// Makes the entries of the new flow in `scratch`: what was `sent`, what it was translated to in `opened`, by which
+/// Makes the entries of the new flow in `scratch`, whose tuples have none in the confirmed table: what was `sent`, what it was translated to in `opened`, by which
 /// `backend`, and how it was `judged`. `flags` are those that do not follow from the tuples.
 ///
 /// # Errors
@@ -237,7 +268,7 @@ pub(crate) fn forget(tuple: &Tuple) {
 #[inline(never)]
 pub(crate) fn create(mut scratch: Handle, flags: u8, now_ns: u64) -> Result<(), DropReason> {
     let scratch: &mut Scratch = &mut scratch;
-    let translated = scratch.backend != BackendId::NONE;
+    let translated = scratch.opened != scratch.sent;
     let entry = &mut scratch.entry;
     entry.last_seen_ns = now_ns;
     entry.created_ns = now_ns;
@@ -251,7 +282,7 @@ pub(crate) fn create(mut scratch: Handle, flags: u8, now_ns: u64) -> Result<(), 
     if translated {
         entry.judged = [Judgement::default(); 2];
         entry.other = scratch.opened;
-        entry.flags = flow_flags::ALIAS;
+        entry.flags = flow_flags::ALIAS | flags & flow_flags::SNAT;
         insert(&scratch.sent, entry)?;
     }
     Ok(())
@@ -261,7 +292,5 @@ pub(crate) fn create(mut scratch: Handle, flags: u8, now_ns: u64) -> Result<(), 
 fn insert(tuple: &Tuple, entry: &mut CtEntry) -> Result<(), DropReason> {
     let (key, forward) = FlowKey::of(tuple);
     entry.flags |= if forward { flow_flags::OPENER_IS_KEY_SRC } else { 0 };
-    // A leftover in the confirmed table would hide the new entry.
-    let _ = CT_CONFIRMED.remove(key);
     CT_HALF_OPEN.insert(key, &*entry, 0).map_err(|_| DropReason::ConntrackInsert)
 }

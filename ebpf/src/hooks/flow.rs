@@ -1,32 +1,61 @@
 //! What every hook does with a packet that belongs, or may belong, to a flow.
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
-use sluice_abi::{BackendId, CtState, DropReason, Judgement, flow_flags, protocol};
+use sluice_abi::{BackendId, CtState, DropReason, FrontendScope, Judgement, flow_flags, protocol};
 
 use crate::{
     config,
     conntrack::{self, Found, state},
     endpoint::{End, EndKind},
-    nat, outcome, policy,
+    icmp, nat, outcome,
+    packet::Kind,
+    policy,
     scratch::{self, Handle, Scratch},
-    service,
+    service::{self, Chosen},
 };
 
-/// Tracks, translates and judges the packet; says whether its flow stays on the host stack. `flags` are those of a
-/// flow that is first seen here; `services` says whether packets to a Service's address are translated here.
+/// Where packets are seen, which decides what a new flow may be.
+#[derive(Clone, Copy, Eq, PartialEq)]
+#[repr(u32)]
+pub(crate) enum Place {
+    /// From a pod: to Services as pods see them, and out under the node's address.
+    Pod = 0,
+    /// From the network: to Services as clients outside see them, or to a pod.
+    Network = 1,
+    /// Through the host stack, where somebody may have translated it: a new flow stays there.
+    Stack = 2,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Eq, PartialEq)]
+#[repr(u8)]
+pub(crate) enum Way {
+    /// To wherever its destination is.
+    On = 0,
+    /// To the host stack, on which its flow stays.
+    Stack = 1,
+    /// To the host stack, as it came: no flow of ours.
+    NotOurs = 2,
+}
+
+/// Tracks, translates and judges the packet.
 ///
-/// `scratch.src` and `scratch.dst` are the ends of the packet as it came. On success `scratch.packet.tuple` is what is
-/// on the wire.
+/// `scratch.src` and `scratch.dst` are the ends of the packet as it came, which `scratch.sent` keeps. On success
+/// `scratch.packet.tuple` is what is on the wire.
 ///
 /// # Errors
 /// The number of the drop reason.
 #[inline(always)]
-pub(crate) fn pass(ctx: &TcContext, services: bool, flags: u8) -> Result<bool, u8> {
-    outcome::decode(match pass_flow(ctx.skb.skb) {
-        NEW => open_flow(ctx.skb.skb, u32::from(services), u32::from(flags)),
+pub(crate) fn pass(ctx: &TcContext, place: Place) -> Result<Way, u8> {
+    outcome::decode(match pass_flow(ctx.skb.skb, place as u32) {
+        NEW => open_flow(ctx.skb.skb, place as u32),
         code => code,
     })
-    .map(|stays| stays != 0)
+    .map(|way| match way {
+        0 => Way::On,
+        1 => Way::Stack,
+        _ => Way::NotOurs,
+    })
 }
 
 /// What [`pass_flow`] returns when the packet belongs to no known flow.
@@ -34,24 +63,24 @@ const NEW: u32 = 0;
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn pass_flow(skb: *mut __sk_buff) -> u32 {
+extern "C" fn pass_flow(skb: *mut __sk_buff, place: u32) -> u32 {
     let Some(mut scratch) = scratch::get() else {
         return DropReason::Malformed as u32;
     };
     scratch.sent = scratch.packet.tuple;
-    match try_pass(&TcContext::new(skb), scratch) {
+    match try_pass(&TcContext::new(skb), scratch, place) {
         Ok(None) => NEW,
-        Ok(Some(stays)) => outcome::encode(Ok(u8::from(stays))),
+        Ok(Some(way)) => outcome::encode(Ok(way as u8)),
         Err(reason) => u32::from(reason),
     }
 }
 
 /// `Ok(None)` when the packet opens a flow.
 #[inline(always)]
-fn try_pass(ctx: &TcContext, mut scratch: Handle) -> Result<Option<bool>, u8> {
+fn try_pass(ctx: &TcContext, mut scratch: Handle, place: u32) -> Result<Option<Way>, u8> {
     let now_ns = config::now_ns();
     let opens = state::opens(scratch.sent.protocol, scratch.packet.tcp_flags);
-    let Some(mut found) = conntrack::find(&scratch.sent, now_ns) else {
+    let Some(mut found) = conntrack::find_for(&scratch.sent, opens, now_ns) else {
         return Ok(None);
     };
     scratch.opened = scratch.sent;
@@ -65,10 +94,11 @@ fn try_pass(ctx: &TcContext, mut scratch: Handle) -> Result<Option<bool>, u8> {
         }
         found = direct;
     } else if opens && is_over(found.state()) {
+        conntrack::forget(&scratch.sent);
         return Ok(None);
-    } else if found.from_opener && found.has(flow_flags::TRANSLATED) {
-        // Sent straight to where another flow's translation leads.
-        return Err(DropReason::TupleCollision as u8);
+    } else if found.from_opener && found.has(flow_flags::TRANSLATED) && place != Place::Stack as u32 {
+        // Sent straight to where another flow's translation leads; behind the stack it is what was translated.
+        return met_translated(scratch, opens);
     } else if !found.from_opener {
         scratch.opened = scratch.sent.reversed();
     }
@@ -88,7 +118,20 @@ fn try_pass(ctx: &TcContext, mut scratch: Handle) -> Result<Option<bool>, u8> {
     if is_reply {
         nat::rewrite(ctx)?;
     }
-    Ok(Some(stays))
+    Ok(Some(if stays { Way::Stack } else { Way::On }))
+}
+
+/// A packet that is sent straight to where another flow's translation leads. The node's own stack has the last word on
+/// what is for it: its connections are not known here.
+#[inline(always)]
+fn met_translated(scratch: Handle, opens: bool) -> Result<Option<Way>, u8> {
+    if scratch.src.kind == EndKind::Pod || scratch.dst.kind != EndKind::Host {
+        return Err(DropReason::TupleCollision as u8);
+    }
+    if opens {
+        conntrack::forget(&scratch.sent); // or the answers would be translated
+    }
+    Ok(Some(Way::NotOurs))
 }
 
 /// From an alias to its flow, with `scratch.opened` the direct tuple. When the flow does not go on, what is left of
@@ -121,8 +164,14 @@ fn is_over(state: CtState) -> bool {
 
 /// Whether a translated flow goes on with the backend it has: TCP while the backend serves at all, a TCP opening and
 /// UDP only while it takes new flows too.
+///
+/// A flow without a backend goes on if its source alone was translated; one that is refused is opened anew each time,
+/// since by now there may be a backend.
 #[inline(always)]
 fn continues(found: &Found, backend: BackendId, protocol: u8, opens: bool) -> bool {
+    if backend == BackendId::NONE {
+        return found.has(flow_flags::SNAT) && !(opens && is_over(found.state()));
+    }
     if opens || protocol == protocol::UDP {
         return !(opens && is_over(found.state())) && service::takes_new(backend);
     }
@@ -151,43 +200,99 @@ fn pod(opener: End) -> End {
 /// The first packet of a flow, `scratch.sent`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn open_flow(skb: *mut __sk_buff, services: u32, flags: u32) -> u32 {
+extern "C" fn open_flow(skb: *mut __sk_buff, place: u32) -> u32 {
     let Some(mut scratch) = scratch::get() else {
         return DropReason::Malformed as u32;
     };
     scratch.opened = scratch.sent;
     scratch.backend = BackendId::NONE;
-    match try_open(&TcContext::new(skb), scratch, services != 0, flags as u8) {
-        Ok(()) => outcome::encode(Ok(u8::from(flags as u8 & flow_flags::STACK != 0))),
+    scratch.responder = scratch.dst;
+    match try_open(&TcContext::new(skb), scratch, place) {
+        Ok(way) => outcome::encode(Ok(way as u8)),
         Err(reason) => u32::from(reason),
     }
 }
 
 #[inline(always)]
-fn try_open(ctx: &TcContext, mut scratch: Handle, services: bool, flags: u8) -> Result<(), u8> {
-    let now_ns = config::now_ns();
-    let mut responder = scratch.dst;
-    if services && let Some(frontend) = service::frontend(&scratch.sent) {
-        service::choose(frontend, scratch, now_ns).map_err(|reason| reason as u8)?;
+fn try_open(ctx: &TcContext, mut scratch: Handle, place: u32) -> Result<Way, u8> {
+    let mut flags = if place == Place::Stack as u32 { flow_flags::STACK } else { 0 };
+    if place == Place::Pod as u32 {
+        service::choose(FrontendScope::Internal)?;
+    } else if place == Place::Network as u32 && scratch.dst.kind != EndKind::Pod {
+        match service::choose(FrontendScope::External)? {
+            Chosen::NoService => return Ok(Way::NotOurs),
+            Chosen::LedAway => flags |= flow_flags::SNAT,
+            Chosen::Led => {}
+        }
+    }
+    judge_opened(scratch)?;
+    let is_led = scratch.opened != scratch.sent;
+    if scratch.responder.kind == EndKind::Host && !is_led && goes_on(&scratch) {
+        return Ok(Way::On);
+    }
+    let is_world = place == Place::Pod as u32 && scratch.responder.kind == EndKind::Elsewhere;
+    if is_world && service::masquerades(&scratch.opened.dst, scratch.packet.is_v4) {
+        flags |= flow_flags::SNAT;
+    }
+    if flags & flow_flags::SNAT != 0 {
+        service::take_source()?;
+    }
+    conntrack::create(scratch, flags, config::now_ns()).map_err(|reason| reason as u8)?;
+    if scratch.opened != scratch.sent {
         scratch.target = scratch.opened;
         nat::rewrite(ctx)?;
-        responder = End::at(&scratch.opened.dst);
     }
-    let opener = pod(scratch.src);
+    Ok(if flags & flow_flags::STACK != 0 { Way::Stack } else { Way::On })
+}
+
+/// Judges the flow that is opened. A packet that is dropped is reported as it would have gone on.
+#[inline(always)]
+fn judge_opened(mut scratch: Handle) -> Result<(), u8> {
+    let (opener, responder) = (pod(scratch.src), scratch.responder);
     scratch.judged = [Judgement::default(); 2];
-    judge(scratch, &opener, &responder)?;
-    if responder.kind == EndKind::Host && goes_on(&scratch) {
-        return Ok(());
+    let judged = judge(scratch, &opener, &responder);
+    if judged.is_err() {
+        scratch.packet.tuple = scratch.opened;
     }
-    conntrack::create(scratch, flags, now_ns).map_err(|reason| reason as u8)
+    judged
 }
 
 /// Whether the packet is of a TCP connection that the node's own stack opened, which keeps its flows itself. What a pod
 /// opens to its node is tracked, so that an answer that somebody translated finds its flow.
 #[inline(always)]
 fn goes_on(scratch: &Scratch) -> bool {
-    let is_tcp = scratch.sent.protocol == protocol::TCP;
-    is_tcp && scratch.backend == BackendId::NONE && !state::opens(protocol::TCP, scratch.packet.tcp_flags)
+    scratch.sent.protocol == protocol::TCP && !state::opens(protocol::TCP, scratch.packet.tcp_flags)
+}
+
+/// What the node's own stack sends: an ICMP error, perhaps about a translated flow; or a reply, perhaps as the backend of
+/// a Service, or as who refuses for one that has none; or anything.
+///
+/// # Errors
+/// The number of the drop reason.
+#[inline(always)]
+pub(crate) fn pass_host(ctx: &TcContext, mut scratch: Handle) -> Result<(), u8> {
+    if scratch.packet.kind == Kind::IcmpError {
+        return icmp::related(ctx).map(|_| ());
+    }
+    let now_ns = config::now_ns();
+    let Some(mut found) = conntrack::find(&scratch.packet.tuple, now_ns) else {
+        return Ok(());
+    };
+    if found.from_opener || found.has(flow_flags::ALIAS) {
+        return Ok(());
+    }
+    let is_reply = found.has(flow_flags::TRANSLATED);
+    scratch.target = found.entry().other.reversed();
+    scratch.opened = scratch.packet.tuple.reversed();
+    {
+        let scratch: &mut Scratch = &mut scratch;
+        found.advance(&scratch.opened, scratch.packet.tcp_flags, now_ns).map_err(|reason| reason as u8)?;
+    }
+    if !is_reply {
+        return Ok(());
+    }
+    scratch.packet.note_fragment(); // what follows has no ports
+    nat::rewrite(ctx)
 }
 
 /// Judges a packet that is no flow's: an ICMP error about nothing that is known here.

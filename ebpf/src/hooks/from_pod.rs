@@ -6,7 +6,7 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use sluice_abi::{Addr, DropReason, Endpoint, Hook};
 
-use super::flow;
+use super::flow::{self, Place, Way};
 use crate::{
     drops,
     endpoint::{self, End},
@@ -55,20 +55,19 @@ fn try_from_pod(ctx: &TcContext, mut scratch: Handle) -> Result<i32, u8> {
     scratch.packet.note_fragment();
     let mut destination = endpoint::local(&scratch.packet.tuple.dst);
     scratch.dst = End::of(destination);
-    let mut stays = false;
+    let mut way = Way::On;
     if scratch.packet.kind == Kind::IcmpError {
-        scratch.sent.dst = scratch.packet.tuple.dst;
+        scratch.sent = scratch.packet.tuple;
         if !icmp::related(ctx)? {
             flow::judge_alone(scratch)?;
         }
     } else {
-        stays = flow::pass(ctx, true, 0)?;
+        way = flow::pass(ctx, Place::Pod)?;
     }
     if scratch.packet.tuple.dst != scratch.sent.dst {
         destination = endpoint::local(&scratch.packet.tuple.dst);
     }
-    forward::run(if stays { Forward::Stack } else { towards(destination) }, ctx, &scratch.packet)
-        .map_err(|reason| reason as u8)
+    forward::run(if way == Way::On { towards(destination) } else { Forward::Stack }, ctx, scratch)
 }
 
 /// The pod behind the interface, whose address the packet must carry.

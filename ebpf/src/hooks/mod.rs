@@ -3,4 +3,6 @@
 mod flow;
 mod from_netdev;
 mod from_pod;
+mod sock;
+mod to_netdev;
 mod to_pod;

@@ -5,15 +5,15 @@
 //! (portmap, kube-proxy): it is judged, and such a flow stays on the stack in both directions.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use sluice_abi::{DropReason, Endpoint, Hook, Tuple, flow_flags};
+use sluice_abi::{DropReason, Endpoint, Hook, Tuple};
 
-use super::flow;
+use super::flow::{self, Place};
 use crate::{
-    config, conntrack, drops,
+    drops,
     endpoint::{self, End},
-    forward, icmp, nat,
+    forward, icmp,
     packet::{self, Frame, Kind},
-    scratch::{self, Handle, Scratch},
+    scratch::{self, Handle},
 };
 
 /// Packets to a pod from the host stack.
@@ -42,7 +42,11 @@ fn try_to_pod(ctx: &TcContext, mut scratch: Handle) -> Result<(), u8> {
     let is_from_host = ingress_ifindex == 0;
     scratch.packet.tuple = Tuple::default();
     scratch.trace.endpoint = endpoint::of_interface(drops::ifindex(ctx)).ok_or(DropReason::NotReady as u8)?;
-    let frame = packet::parse(ctx)?;
+    let frame = match packet::parse(ctx) {
+        // Its first needed no translation, so neither does it.
+        Err(reason) if is_from_host && reason == DropReason::FragmentWithoutFirst as u8 => return Ok(()),
+        frame => frame?,
+    };
     if frame != Frame::Ip {
         // ARP, and what else the node's own stack says to its neighbour.
         return if is_from_host { Ok(()) } else { Err(DropReason::NotIp as u8) };
@@ -55,7 +59,7 @@ fn try_to_pod(ctx: &TcContext, mut scratch: Handle) -> Result<(), u8> {
     let destination = destination(ctx, scratch)?;
     scratch.dst = End::of(Some(destination));
     if is_from_host {
-        return from_host(ctx, scratch);
+        return flow::pass_host(ctx, scratch);
     }
     let source = endpoint::local(&scratch.packet.tuple.src);
     if source.is_some_and(|source| !endpoint::is_host(source) && source.ifindex != ingress_ifindex)
@@ -68,7 +72,7 @@ fn try_to_pod(ctx: &TcContext, mut scratch: Handle) -> Result<(), u8> {
     if scratch.packet.kind == Kind::IcmpError {
         return if icmp::related(ctx)? { Ok(()) } else { flow::judge_alone(scratch) };
     }
-    flow::pass(ctx, false, flow_flags::STACK).map(|_| ())
+    flow::pass(ctx, Place::Stack).map(|_| ())
 }
 
 /// The pod behind the interface, for whose address the packet must be.
@@ -78,28 +82,4 @@ fn destination(ctx: &TcContext, scratch: Handle) -> Result<&'static Endpoint, u8
         Some(destination) if destination.ifindex == drops::ifindex(ctx) => Ok(destination),
         _ => Err(DropReason::NotReady as u8),
     }
-}
-
-/// What the node itself sends: an ICMP error, perhaps about a translated flow; or a reply, perhaps as the backend of a
-/// Service the pod asked; or anything.
-#[inline(always)]
-fn from_host(ctx: &TcContext, mut scratch: Handle) -> Result<(), u8> {
-    if scratch.packet.kind == Kind::IcmpError {
-        return icmp::related(ctx).map(|_| ());
-    }
-    let now_ns = config::now_ns();
-    let Some(mut found) = conntrack::find(&scratch.packet.tuple, now_ns) else {
-        return Ok(());
-    };
-    if found.from_opener || found.has(flow_flags::ALIAS) {
-        return Ok(());
-    }
-    let is_reply = found.has(flow_flags::TRANSLATED);
-    scratch.target = found.entry().other.reversed();
-    scratch.opened = scratch.packet.tuple.reversed();
-    {
-        let scratch: &mut Scratch = &mut scratch;
-        found.advance(&scratch.opened, scratch.packet.tcp_flags, now_ns).map_err(|reason| reason as u8)?;
-    }
-    if is_reply { nat::rewrite(ctx) } else { Ok(()) }
 }
