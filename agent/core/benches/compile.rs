@@ -1,4 +1,4 @@
-//! How long one change takes in a large cluster: 10 000 pods, 1 000 policies, 10 000 Services, 100 pods here.
+//! How long one change takes in a large cluster: 10 000 pods, 1 000 policies, 30 000 Services, 100 pods here.
 //!
 //! `cargo bench -p sluice-core`; prints the median and the slowest of a few runs to stderr.
 
@@ -9,7 +9,7 @@ use sluice_abi::{Addr, EndpointId};
 use sluice_core::{
     cluster::{Change, LocalEndpoint, NodeName},
     compile::{Compiler, compile},
-    diff::{Limits, diff},
+    diff::{Differ, Limits},
     object::Object,
     plan::Actual,
 };
@@ -17,17 +17,21 @@ use sluice_core::{
 const PODS: u32 = 10_000;
 const LOCAL: u32 = 100;
 const POLICIES: u32 = 1_000;
-const SERVICES: u32 = 10_000;
+const SERVICES: u32 = 30_000;
 const NAMESPACES: u32 = 50;
 
 fn main() {
-    let mut bench = Bench { compiler: Compiler::new(NodeName("here".to_owned())), actual: Actual::default() };
+    let mut bench = Bench {
+        compiler: Compiler::new(NodeName("here".to_owned())),
+        differ: Differ::new(Limits::default()),
+        actual: Actual::default(),
+    };
     let begun = Instant::now();
     (0..PODS).for_each(|number| bench.apply(pod(number, "a")));
     (0..LOCAL).for_each(|number| bench.change(Change::Attach(endpoint(number))));
     (0..POLICIES).for_each(|number| bench.apply(policy(number, 80)));
     for number in 0..SERVICES {
-        bench.apply(service(number));
+        bench.apply(service(number, 0));
         bench.apply(slice(number, 3));
     }
     report("taking in the cluster", &[begun.elapsed()]);
@@ -36,6 +40,13 @@ fn main() {
     report("compiling from scratch", &[begun.elapsed()]);
     report("first plan", &[bench.settle()]);
     report("nothing new", &times(|_| bench.settle()));
+    report(
+        "the first plan of a restarted agent",
+        &times(|_| {
+            bench.differ.forget();
+            bench.settle()
+        }),
+    );
     let change = |bench: &mut Bench, value: Value| {
         let begun = Instant::now();
         bench.apply(value);
@@ -50,10 +61,16 @@ fn main() {
     );
     report("a local pod changes its labels", &times(|run| change(&mut bench, pod(1, &format!("b{run}")))));
     report("a Service loses or gets a backend", &times(|run| change(&mut bench, slice(7, 2 + run % 2))));
+    report(
+        "a Service gets or loses a node port",
+        &times(|run| change(&mut bench, service(7, run % 2 * 30_007))),
+    );
+    report("another node comes", &times(|run| change(&mut bench, node(run))));
 }
 
 struct Bench {
     compiler: Compiler,
+    differ: Differ,
     actual: Actual,
 }
 
@@ -70,7 +87,8 @@ impl Bench {
     /// Makes the maps agree; the time without executing the plan.
     fn settle(&mut self) -> Duration {
         let begun = Instant::now();
-        let outcome = diff(self.compiler.desired(), &self.actual, &Limits::default());
+        let (desired, changes) = self.compiler.desired_changes();
+        let outcome = self.differ.plan(desired, &changes, &self.actual);
         let elapsed = begun.elapsed();
         assert!(outcome.rejected.is_empty(), "{:?}", outcome.rejected);
         outcome.plan.iter().for_each(|step| self.actual.apply(step));
@@ -141,13 +159,23 @@ fn policy(number: u32, port: u32) -> Value {
     })
 }
 
-fn service(number: u32) -> Value {
+fn node(number: u32) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": format!("node-{number}")},
+        "spec": {"podCIDR": format!("10.100.{number}.0/24")},
+        "status": {"addresses": [{"type": "InternalIP", "address": format!("192.0.2.{number}")}]},
+    })
+}
+
+fn service(number: u32, node_port: u32) -> Value {
     let [high, low] = octets(number);
     json!({
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"namespace": format!("ns-{}", number % NAMESPACES), "name": format!("service-{number}")},
-        "spec": {"clusterIP": format!("10.96.{high}.{low}"), "ports": [{"port": 80}]},
+        "spec": {"clusterIP": format!("10.96.{high}.{low}"), "ports": [{"port": 80, "nodePort": node_port}]},
     })
 }
 

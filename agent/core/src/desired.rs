@@ -60,13 +60,22 @@ pub struct DesiredState {
     pub interfaces: BTreeMap<EndpointId, LocalEndpoint>,
     /// Services that have frontends.
     pub services: BTreeMap<NamespacedName, Arc<DesiredService>>,
+    /// Frontends that several Services ask for: the first by name has it, and the others go without.
+    pub contested: BTreeMap<FrontendKey, BTreeSet<NamespacedName>>,
+    /// Services whose load balancers ask whether this node has endpoints.
+    pub health_checks: BTreeMap<NamespacedName, HealthCheck>,
+    /// What the programs know of this node.
+    pub node: DesiredNode,
 }
 
 /// What an address of this node shall be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum DesiredEndpoint {
     /// The node's own stack.
-    Host,
+    Host {
+        /// Whether NodePorts are served at this address.
+        takes_node_ports: bool,
+    },
     /// A pod.
     Pod {
         /// Whose address it is.
@@ -193,15 +202,68 @@ pub struct DesiredService {
     pub frontends: BTreeMap<FrontendKey, DesiredFrontend>,
     /// Every backend it needs, also those that only keep their flows.
     pub backends: BTreeMap<BackendKey, BackendState>,
+    /// Clients that may use the frontends that ask for it.
+    pub source_ranges: BTreeSet<Prefix>,
 }
 
 /// One frontend.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct DesiredFrontend {
-    /// Backends that take new flows.
-    pub backends: BTreeSet<BackendKey>,
+    /// What kind of address it is.
+    pub kind: FrontendKind,
+    /// Where its backends are.
+    pub slots: Slots,
     /// Session affinity, seconds.
     pub affinity_s: Option<u32>,
+    /// Whether only backends of this node count, though there are others.
+    pub is_local: bool,
+    /// Whether only clients in the Service's source ranges may use it.
+    pub has_source_ranges: bool,
+    /// The Service's own port.
+    pub service_port: u16,
+}
+
+/// What kind of address a frontend is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum FrontendKind {
+    /// An address of the cluster.
+    #[default]
+    ClusterIp,
+    /// A port of the nodes.
+    NodePort,
+    /// An address of the Service's load balancer.
+    LoadBalancer,
+    /// One of the Service's `externalIPs`.
+    ExternalIp,
+}
+
+/// The backends that take a frontend's new flows; frontends of a Service with equal ones share their place.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Slots {
+    /// The backends in their order; none is there twice.
+    pub backends: Arc<[BackendKey]>,
+    /// Size of the table of consistent hashing ([`crate::maglev`]); `None` where chance decides.
+    pub table: Option<u32>,
+}
+
+/// What the programs know of this node.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct DesiredNode {
+    /// Its address in each family, as far as it has one.
+    pub addrs: BTreeSet<Addr>,
+    /// Whether what pods send elsewhere takes the node's address.
+    pub masquerade: bool,
+    /// Ranges that see pods' own addresses; none lies in another.
+    pub no_masquerade: BTreeSet<Prefix>,
+}
+
+/// What a load balancer is told about a Service.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct HealthCheck {
+    /// Where it asks.
+    pub port: u16,
+    /// Ready endpoints on this node.
+    pub local_endpoints: usize,
 }
 
 /// Where a backend listens.

@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod compile;
 pub mod desired;
 pub mod diff;
+pub mod maglev;
 pub mod object;
 pub mod plan;
 mod prefix;

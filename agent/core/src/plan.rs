@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use sluice_abi::{
     Addr, Backend, BackendId, Endpoint, EndpointId, EndpointMeta, Frontend, FrontendKey, Identity,
-    IdentityMeta, PolicyId, PolicyMeta, Prefix, Rule, RuleId, RuleKey, RuleMeta, RuleSetId, RuleSetMeta,
-    ServiceId, ServiceMeta, maps::Numbers,
+    IdentityMeta, NodeAddr, NodeFamily, PolicyId, PolicyMeta, Prefix, Rule, RuleId, RuleKey, RuleMeta,
+    RuleSetId, RuleSetMeta, ServiceId, ServiceMeta, maps::Numbers,
 };
 
 use crate::desired::PortPrefix;
@@ -43,6 +43,15 @@ impl RulePrefix {
         let (protocol, first) = (self.key.protocol, u16::from_be_bytes(self.key.port));
         (bits <= 16).then_some(PortPrefix::Ports { protocol, first, bits })
     }
+}
+
+/// Clients that may use a Service: a key of the `SOURCE_RANGES` trie.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SourceRange {
+    /// The Service.
+    pub service: ServiceId,
+    /// The clients.
+    pub clients: Prefix,
 }
 
 macro_rules! entries {
@@ -114,6 +123,12 @@ entries! {
     Slot(slots): u32 => BackendId;
     /// `BACKENDS`.
     Backend(backends): BackendId => Backend;
+    /// `SOURCE_RANGES`.
+    SourceRange(source_ranges): SourceRange => u32;
+    /// `NODE`.
+    Node(node): NodeFamily => NodeAddr;
+    /// `NO_MASQUERADE`.
+    NoMasquerade(no_masquerade): Prefix => u32;
     /// `ENDPOINT_META`.
     EndpointMeta(endpoint_meta): EndpointId => EndpointMeta;
     /// `IDENTITY_META`.

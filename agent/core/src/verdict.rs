@@ -4,8 +4,8 @@
 //! flow: Service translation, egress of the source, ingress of the destination, as far as they live on this node.
 
 use sluice_abi::{
-    Addr, Endpoint, EndpointId, FrontendKey, FrontendScope, Identity, Prefix, Rule, RuleId, RuleSetId,
-    RuleVerdict, ServiceId, endpoint_flags,
+    Addr, Endpoint, EndpointId, Frontend, FrontendKey, FrontendScope, Identity, Prefix, Rule, RuleId,
+    RuleSetId, RuleVerdict, ServiceId, endpoint_flags,
 };
 
 use crate::{
@@ -24,6 +24,23 @@ impl Actual {
     pub fn judge(&self, rule_set: RuleSetId, peer: Addr, protocol: u8, port: u16) -> Option<Rule> {
         let own = self.lookup(rule_set, self.identity_of(peer), protocol, port);
         own.or_else(|| self.lookup(rule_set, Identity::ANY, protocol, port))
+    }
+
+    /// The frontend a flow is for: at its address, else at the node port of one of the node's addresses.
+    pub fn frontend(&self, flow: &Flow, scope: FrontendScope) -> Option<&Frontend> {
+        let at = |addr| FrontendKey {
+            addr,
+            port: flow.port.to_be_bytes(),
+            protocol: flow.protocol,
+            scope: scope as u8,
+        };
+        let takes_node_ports = |endpoint: &&Endpoint| endpoint.flags & endpoint_flags::NODE_PORT != 0;
+        let node = if flow.dst.is_v4() { FrontendKey::NODE_V4 } else { FrontendKey::NODE_V6 };
+        let at_node = || {
+            self.endpoints.get(&flow.dst).filter(takes_node_ports)?;
+            self.frontends.get(&at(node))
+        };
+        self.frontends.get(&at(flow.dst)).or_else(at_node)
     }
 
     /// One lookup in the trie: the longest prefix of the key.
@@ -111,13 +128,7 @@ impl Judgement {
 
 /// What the maps say about a flow. An address that has no endpoint here is somebody else's: nothing is judged for it.
 pub fn verdict(actual: &Actual, flow: &Flow) -> Answer {
-    let key = FrontendKey {
-        addr: flow.dst,
-        port: flow.port.to_be_bytes(),
-        protocol: flow.protocol,
-        scope: FrontendScope::Internal as u8,
-    };
-    let Some(frontend) = actual.frontends.get(&key) else {
+    let Some(frontend) = actual.frontend(flow, FrontendScope::Internal) else {
         return Answer::Direct(judged(actual, flow));
     };
     let slice = frontend.first_slot..frontend.first_slot.saturating_add(frontend.count);

@@ -9,11 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sluice_abi::{Addr, BackendState, Direction, EndpointId};
+use sluice_abi::{Addr, BackendState, Direction, EndpointId, FrontendKey, FrontendScope};
 use sluice_core::{
     cluster::{Change, LocalEndpoint, NodeName},
     compile::Compiler,
-    desired::{DesiredEndpoint, DesiredState, Digest, PortPrefix},
+    desired::{DesiredEndpoint, DesiredFrontend, DesiredState, Digest, PortPrefix},
     object::{Object, flatten},
 };
 
@@ -98,7 +98,8 @@ fn dump(desired: &DesiredState) -> String {
     let mut text = String::from("endpoints\n");
     for (addr, endpoint) in &desired.endpoints {
         match endpoint {
-            DesiredEndpoint::Host => writeln!(text, "  {addr} host"),
+            DesiredEndpoint::Host { takes_node_ports: true } => writeln!(text, "  {addr} host, node ports"),
+            DesiredEndpoint::Host { takes_node_ports: false } => writeln!(text, "  {addr} host"),
             DesiredEndpoint::Pod { id, rule_sets } => {
                 let pod = desired.interfaces[id].pod_name();
                 let numbers = rule_sets.map(|set| number(&mut sets, set));
@@ -116,6 +117,7 @@ fn dump(desired: &DesiredState) -> String {
             class.map_or_else(|| "nothing known".to_owned(), |class| desired.classes[&class].to_string());
         writeln!(text, "  {prefix} {class}").expect("a string");
     }
+    dump_node(desired, &mut text);
     dump_services(desired, &mut text);
     text
 }
@@ -151,22 +153,63 @@ fn dump_set(desired: &DesiredState, index: usize, digest: &Digest, text: &mut St
     }
 }
 
+fn dump_node(desired: &DesiredState, text: &mut String) {
+    let node = &desired.node;
+    let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
+    let addrs = list(&mut node.addrs.iter().map(ToString::to_string));
+    writeln!(text, "node [{addrs}] masquerade {}", node.masquerade).expect("a string");
+    let ranges = list(&mut node.no_masquerade.iter().map(ToString::to_string));
+    writeln!(text, "  but to [{ranges}]").expect("a string");
+}
+
 fn dump_services(desired: &DesiredState, text: &mut String) {
     text.push_str("services\n");
     for (name, service) in &desired.services {
         writeln!(text, "  {name}").expect("a string");
         for (key, frontend) in &service.frontends {
-            let backends: Vec<_> =
-                frontend.backends.iter().map(|key| format!("{} port {}", key.addr, key.port)).collect();
-            let affinity =
-                frontend.affinity_s.map_or_else(String::new, |seconds| format!(" affinity {seconds} s"));
-            let (port, backends) = (u16::from_be_bytes(key.port), backends.join(", "));
-            writeln!(text, "    {} port {port} protocol {}{affinity} → [{backends}]", key.addr, key.protocol)
-                .expect("a string");
+            dump_frontend(key, frontend, text);
         }
         let keeping = service.backends.iter().filter(|(_, state)| **state == BackendState::Terminating);
         for (key, _) in keeping {
             writeln!(text, "    keeps flows: {} port {}", key.addr, key.port).expect("a string");
         }
+        for range in &service.source_ranges {
+            writeln!(text, "    clients from {range}").expect("a string");
+        }
+        if let Some(check) = desired.health_checks.get(name) {
+            writeln!(text, "    health at port {}: {} here", check.port, check.local_endpoints)
+                .expect("a string");
+        }
     }
+    for (key, names) in &desired.contested {
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        writeln!(
+            text,
+            "  contested: {} port {} by {}",
+            key.addr,
+            u16::from_be_bytes(key.port),
+            names.join(", ")
+        )
+        .expect("a string");
+    }
+}
+
+fn dump_frontend(key: &FrontendKey, frontend: &DesiredFrontend, text: &mut String) {
+    let scope = if key.scope == FrontendScope::Internal as u8 { "inside" } else { "outside" };
+    let (addr, port, protocol) = (key.addr, u16::from_be_bytes(key.port), key.protocol);
+    write!(text, "    {:?} {scope} {addr} port {port} protocol {protocol}", frontend.kind).expect("a string");
+    if frontend.service_port != port {
+        write!(text, " for port {}", frontend.service_port).expect("a string");
+    }
+    if let Some(seconds) = frontend.affinity_s {
+        write!(text, " affinity {seconds} s").expect("a string");
+    }
+    if let Some(size) = frontend.slots.table {
+        write!(text, " table of {size}").expect("a string");
+    }
+    for (word, has) in [(" local", frontend.is_local), (" restricted", frontend.has_source_ranges)] {
+        text.push_str(if has { word } else { "" });
+    }
+    let backends = frontend.slots.backends.iter().map(|key| format!("{} port {}", key.addr, key.port));
+    writeln!(text, " → [{}]", backends.collect::<Vec<_>>().join(", ")).expect("a string");
 }

@@ -32,7 +32,7 @@ pub use node::Node;
 pub use pod::{NamedPort, Pod};
 pub use policy::{Policy, PolicyRule, PortMatch};
 pub use reject::{RejectReason, RejectedObject};
-pub use service::{Service, ServicePort, Slice, SliceEndpoint, SlicePort};
+pub use service::{Hints, Service, ServicePort, Slice, SliceEndpoint, SlicePort};
 
 use crate::object::{NamespacedName, Object, ObjectKey};
 
@@ -54,6 +54,7 @@ impl fmt::Display for NodeName {
 
 /// Something that happened.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "changes pass through a short queue; none is kept")]
 pub enum Change {
     /// An object is new or has changed.
     Upsert(Object),
@@ -65,6 +66,8 @@ pub enum Change {
     Detach(EndpointId),
     /// All addresses of this node's own stack.
     NodeAddresses(BTreeSet<Addr>),
+    /// The addresses on the devices to other nodes, the preferred ones first.
+    UplinkAddresses(Vec<Addr>),
 }
 
 /// The whole model.
@@ -80,6 +83,7 @@ pub struct Cluster {
     policies: BTreeMap<NamespacedName, Policy>,
     endpoints: BTreeMap<EndpointId, LocalEndpoint>,
     node_addresses: BTreeSet<Addr>,
+    uplink_addresses: Vec<Addr>,
     rejected: BTreeMap<ObjectKey, RejectedObject>,
 }
 
@@ -103,6 +107,11 @@ impl Cluster {
             Change::NodeAddresses(addresses) => {
                 let changed = self.node_addresses != addresses;
                 self.node_addresses = addresses;
+                changed
+            }
+            Change::UplinkAddresses(addresses) => {
+                let changed = self.uplink_addresses != addresses;
+                self.uplink_addresses = addresses;
                 changed
             }
         };
@@ -241,6 +250,11 @@ impl Cluster {
     /// The addresses of this node's own stack.
     pub fn node_addresses(&self) -> &BTreeSet<Addr> {
         &self.node_addresses
+    }
+
+    /// The addresses on this node's devices to other nodes, the preferred ones first.
+    pub fn uplink_addresses(&self) -> &[Addr] {
+        &self.uplink_addresses
     }
 }
 

@@ -13,9 +13,16 @@ use crate::object;
 pub struct Node {
     /// Its internal and external addresses.
     pub addrs: BTreeSet<Addr>,
+    /// Its internal addresses, in the order of its object.
+    pub internal_addrs: Vec<Addr>,
     /// Addresses of its pods.
     pub pod_ranges: BTreeSet<Prefix>,
+    /// The zone it is in; empty when unknown.
+    pub zone: String,
 }
+
+/// Label of a node's zone (well-known labels, `topology.kubernetes.io/zone`).
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 impl Node {
     pub(super) fn read(node: &object::Node) -> (Self, Option<RejectReason>) {
@@ -25,7 +32,10 @@ impl Node {
         let first = node.spec.pod_cidrs.is_empty() && !node.spec.pod_cidr.is_empty();
         let ranges = node.spec.pod_cidrs.iter().chain(first.then_some(&node.spec.pod_cidr));
         let pod_ranges = keep(ranges.map(|range| prefix_of(range)), &mut reason);
-        (Self { addrs, pod_ranges }, reason)
+        let internal = node.status.addresses.iter().filter(|address| address.address_type == "InternalIP");
+        let internal_addrs = internal.filter_map(|address| address_of(&address.address).ok()).collect();
+        let zone = node.metadata.labels.get(ZONE).cloned().unwrap_or_default();
+        (Self { addrs, internal_addrs, pod_ranges, zone }, reason)
     }
 }
 

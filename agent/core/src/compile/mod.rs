@@ -14,13 +14,16 @@
 
 mod identity;
 mod ipcache;
+mod node;
 mod policy;
 mod ports;
 mod rules;
 mod service;
+mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use settings::{NodePortAddresses, Settings};
 use sluice_abi::{Addr, EndpointId};
 
 use crate::{
@@ -29,9 +32,14 @@ use crate::{
     object::{NamespacedName, ObjectKey},
 };
 
-/// What the maps of `node` shall hold.
+/// What the maps of `node` shall hold, with the default settings.
 pub fn compile(cluster: &Cluster, node: &NodeName) -> DesiredState {
-    let mut compiler = Compiler::new(node.clone());
+    compile_with(cluster, node, Settings::default())
+}
+
+/// What the maps of `node` shall hold.
+pub fn compile_with(cluster: &Cluster, node: &NodeName, settings: Settings) -> DesiredState {
+    let mut compiler = Compiler::with_settings(node.clone(), settings);
     compiler.cluster = cluster.clone();
     compiler.pending = Pending::everything(cluster);
     compiler.settle();
@@ -42,12 +50,26 @@ pub fn compile(cluster: &Cluster, node: &NodeName) -> DesiredState {
 #[derive(Clone, Debug)]
 pub struct Compiler {
     node: NodeName,
+    settings: Settings,
     cluster: Cluster,
     desired: DesiredState,
     sets: policy::Sets,
     identities: identity::Identities,
     rules: rules::Rules,
+    services: service::Services,
     pending: Pending,
+    changes: Changes,
+}
+
+/// What may differ between two answers of a compiler.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Changes {
+    /// Services that are new, have changed, or are gone.
+    pub services: BTreeSet<NamespacedName>,
+    /// Whether rule sets, identities, addresses or endpoints may have changed.
+    pub policy: bool,
+    /// Whether what the programs know of the node may have changed.
+    pub node: bool,
 }
 
 /// What changed since the last answer.
@@ -61,6 +83,8 @@ struct Pending {
     services: BTreeSet<NamespacedName>,
     /// Whether the addresses that live here may have changed.
     addresses: bool,
+    /// Whether nodes, or what they are known by, may have changed.
+    nodes: bool,
 }
 
 impl Pending {
@@ -70,6 +94,7 @@ impl Pending {
             endpoints: cluster.endpoints().keys().copied().collect(),
             services: cluster.services().keys().cloned().collect(),
             addresses: true,
+            nodes: true,
         }
     }
 
@@ -78,6 +103,7 @@ impl Pending {
         self.endpoints.extend(other.endpoints);
         self.services.extend(other.services);
         self.addresses |= other.addresses;
+        self.nodes |= other.nodes;
     }
 }
 
@@ -87,6 +113,7 @@ enum Subject {
     Object(ObjectKey),
     Endpoint(EndpointId),
     NodeAddresses,
+    UplinkAddresses,
 }
 
 impl Subject {
@@ -97,21 +124,30 @@ impl Subject {
             Change::Attach(endpoint) => Self::Endpoint(endpoint.id),
             Change::Detach(id) => Self::Endpoint(*id),
             Change::NodeAddresses(_) => Self::NodeAddresses,
+            Change::UplinkAddresses(_) => Self::UplinkAddresses,
         }
     }
 }
 
 impl Compiler {
-    /// A compiler for a node, of an empty cluster.
+    /// A compiler for a node, of an empty cluster, with the default settings.
     pub fn new(node: NodeName) -> Self {
+        Self::with_settings(node, Settings::default())
+    }
+
+    /// A compiler for a node, of an empty cluster.
+    pub fn with_settings(node: NodeName, settings: Settings) -> Self {
         Self {
             node,
+            settings,
             cluster: Cluster::default(),
             desired: DesiredState::default(),
             sets: policy::Sets::default(),
             identities: identity::Identities::default(),
             rules: rules::Rules::default(),
-            pending: Pending::default(),
+            services: service::Services::default(),
+            pending: Pending { nodes: true, ..Pending::default() },
+            changes: Changes::default(),
         }
     }
 
@@ -128,13 +164,21 @@ impl Compiler {
         let subject = Subject::of(&change);
         // What depended on the old state need not depend on the new one.
         let before = self.dependents(&subject);
+        let zone = self.zone().to_owned();
         let (changed, result) = self.cluster.take(change);
         if changed {
             let after = self.dependents(&subject);
             self.pending.extend(before);
             self.pending.extend(after);
+            if zone != self.zone() {
+                self.pending.services.extend(self.cluster.services().keys().cloned());
+            }
         }
         result
+    }
+
+    fn zone(&self) -> &str {
+        self.cluster.nodes().get(&self.node).map_or("", |node| &node.zone)
     }
 
     /// Whether anything has changed, since [`Compiler::desired`] was asked last, that may make a difference to what the
@@ -142,8 +186,8 @@ impl Compiler {
     ///
     /// An object that is told again, or has changed only in what does not matter here, makes none.
     pub fn has_pending(&self) -> bool {
-        let Pending { pods, endpoints, services, addresses } = &self.pending;
-        *addresses || !(pods.is_empty() && endpoints.is_empty() && services.is_empty())
+        let Pending { pods, endpoints, services, addresses, nodes } = &self.pending;
+        *addresses || *nodes || !(pods.is_empty() && endpoints.is_empty() && services.is_empty())
     }
 
     /// What depends on the subject of a change, as the model has it now.
@@ -159,8 +203,8 @@ impl Compiler {
             Subject::Object(ObjectKey::Namespace(namespace)) => {
                 pending.pods.extend(self.cluster.pods_of(namespace).map(|(name, _)| name.clone()));
             }
-            // Its address is matched by ranges alone; routes are not compiled.
-            Subject::Object(ObjectKey::Node(_)) => {}
+            // Policy matches its address by ranges alone; routes are not compiled.
+            Subject::Object(ObjectKey::Node(_)) | Subject::UplinkAddresses => pending.nodes = true,
             Subject::Object(ObjectKey::Service(name)) => drop(pending.services.insert(name.clone())),
             Subject::Object(ObjectKey::EndpointSlice(name)) => {
                 pending.services.extend(self.cluster.service_of(name).cloned());
@@ -173,7 +217,7 @@ impl Compiler {
                 pending.endpoints.insert(*id);
                 pending.pods.extend(self.cluster.endpoints().get(id).map(LocalEndpoint::pod_name));
             }
-            Subject::NodeAddresses => pending.addresses = true,
+            Subject::NodeAddresses => (pending.addresses, pending.nodes) = (true, true),
         }
         pending
     }
@@ -184,14 +228,29 @@ impl Compiler {
         &self.desired
     }
 
+    /// What the maps shall hold, and what of it may have changed since this was asked last.
+    pub fn desired_changes(&mut self) -> (&DesiredState, Changes) {
+        self.settle();
+        (&self.desired, std::mem::take(&mut self.changes))
+    }
+
     fn settle(&mut self) {
-        let pending = std::mem::take(&mut self.pending);
+        let mut pending = std::mem::take(&mut self.pending);
         if !pending.services.is_empty() {
-            service::compile(&self.cluster, &self.node, &pending.services, &mut self.desired.services);
+            let (node, settings, names) = (&self.node, &self.settings, &pending.services);
+            let changed = self.services.update(&self.cluster, node, settings, names, &mut self.desired);
+            self.changes.services.extend(changed);
+        }
+        if pending.nodes {
+            let node = node::compile(&self.cluster, &self.node, &self.settings);
+            pending.addresses |= node.addrs != self.desired.node.addrs;
+            self.changes.node |= node != self.desired.node;
+            self.desired.node = node;
         }
         if pending.pods.is_empty() && pending.endpoints.is_empty() && !pending.addresses {
             return;
         }
+        self.changes.policy = true;
         self.sets.update(&self.cluster, &pending.endpoints);
         self.desired.rule_sets = self.sets.rule_sets();
         self.identities.update(&self.cluster, &pending.pods, &mut self.desired);
@@ -201,7 +260,13 @@ impl Compiler {
     }
 
     fn endpoints(&self) -> BTreeMap<Addr, DesiredEndpoint> {
-        let host = self.cluster.node_addresses().iter().map(|addr| (*addr, DesiredEndpoint::Host));
+        let takes_node_ports = |addr| {
+            let addresses = &self.settings.node_port_addresses;
+            self.settings.replaces_kube_proxy && addresses.takes(addr, &self.desired.node.addrs)
+        };
+        let node = self.cluster.node_addresses().iter();
+        let host =
+            node.map(|addr| (*addr, DesiredEndpoint::Host { takes_node_ports: takes_node_ports(addr) }));
         let pods = self.cluster.endpoints().values().filter_map(|endpoint| {
             let rule_sets = self.sets.of(endpoint.id)?;
             let pod = served_pod(&self.cluster, endpoint)?;

@@ -1,12 +1,12 @@
 //! Turns the difference between what is wanted and what the maps hold into an ordered plan.
 //!
-//! Start at [`diff`]. `bind` gives symbols the numbers that the maps already hold for equal content, and new ones to
-//! what is new; `moves` finds a safe way from old identities to new ones; `policy` and `service` put the steps in order.
+//! Start at [`diff`], or at [`Differ`], which makes plans after changes for what they touch. `bind` gives symbols the numbers that the maps already hold for equal content, and new ones to
+//! what is new; `moves` finds a safe way from old identities to new ones; `policy`, `service` and `node` put the steps in order.
 //!
 //! **Invariant: the order is safe.** Each judgement (endpoint, direction, peer, port) passes, at every moment of the
 //! plan, what both the old and the new state pass, and nothing that neither does. The order: numbers, names, backends,
 //! slots and rules; addresses to an identity that is right under old and new rule sets; endpoints; addresses to their
-//! final identity; new endpoints; frontends; epoch; a grace period; deletions. Endpoints that go are deleted first: absence is closed.
+//! final identity; new endpoints; the node; frontends; epoch; a grace period; deletions. Endpoints that go are deleted first: absence is closed.
 //!
 //! **Invariant: no plan is forgotten halfway.** The epoch to come is written ([`Numbers::Epoch`]) before the first step that
 //! changes a verdict. Where it differs from the epoch, a plan was cut short, and the next one moves the epoch whatever else it does.
@@ -19,14 +19,16 @@
 
 mod bind;
 mod moves;
+mod node;
 mod policy;
 mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::{Direction, EndpointId, maps, maps::Numbers};
+use sluice_abi::{Direction, EndpointId, FrontendKey, maps, maps::Numbers, protocol};
 
 use crate::{
+    compile::Changes,
     desired::DesiredState,
     object::NamespacedName,
     plan::{Actual, Plan, Step},
@@ -44,6 +46,8 @@ pub struct Limits {
     pub frontends: usize,
     pub slots: usize,
     pub backends: usize,
+    pub source_ranges: usize,
+    pub no_masquerade: usize,
     pub endpoint_meta: usize,
     pub identity_meta: usize,
     pub rule_set_meta: usize,
@@ -67,6 +71,8 @@ impl Default for Limits {
             frontends: of(maps::FRONTENDS),
             slots: of(maps::SLOTS),
             backends: of(maps::BACKENDS),
+            source_ranges: of_trie(maps::SOURCE_RANGES),
+            no_masquerade: of_trie(maps::NO_MASQUERADE),
             endpoint_meta: of(maps::ENDPOINT_META),
             identity_meta: of(maps::IDENTITY_META),
             rule_set_meta: of(maps::RULE_SET_META),
@@ -131,6 +137,47 @@ pub enum Rejection {
         /// Which Service.
         service: NamespacedName,
     },
+    /// A Service's tables of consistent hashing: chance chooses its backends, on each node anew.
+    #[error("{map} has no room for a table of Service {service}: chance chooses its backends")]
+    Table {
+        /// The full map.
+        map: &'static str,
+        /// Which Service.
+        service: NamespacedName,
+    },
+    /// Ranges that see pods' own addresses: the old ones stay, and so does the node's address.
+    #[error("{map} has no room for {count} more ranges of the cluster")]
+    Node {
+        /// The full map.
+        map: &'static str,
+        /// How many are too many.
+        count: usize,
+    },
+    /// A frontend that two Services ask for; the first by name has it.
+    #[error("{} of Service {service} is Service {holder}'s already", words(frontend))]
+    Contested {
+        /// The frontend.
+        frontend: FrontendKey,
+        /// Which Service goes without.
+        service: NamespacedName,
+        /// Which Service has it.
+        holder: NamespacedName,
+    },
+}
+
+fn words(key: &FrontendKey) -> String {
+    let port = u16::from_be_bytes(key.port);
+    let protocol = match key.protocol {
+        protocol::TCP => "TCP".to_owned(),
+        protocol::UDP => "UDP".to_owned(),
+        protocol::SCTP => "SCTP".to_owned(),
+        number => number.to_string(),
+    };
+    match key.addr {
+        FrontendKey::NODE_V4 => format!("node port {port}/{protocol} over IPv4"),
+        FrontendKey::NODE_V6 => format!("node port {port}/{protocol} over IPv6"),
+        addr => format!("{addr} port {port}/{protocol}"),
+    }
 }
 
 fn list(policies: &[NamespacedName]) -> String {
@@ -139,24 +186,98 @@ fn list(policies: &[NamespacedName]) -> String {
 
 /// The plan that makes the maps hold what is wanted.
 pub fn diff(desired: &DesiredState, actual: &Actual, limits: &Limits) -> Outcome {
-    let mut numbers = NumberSource::new(actual);
-    let policy = policy::plan(desired, actual, limits, &mut numbers);
-    let service = service::plan(desired, actual, limits, &mut numbers);
+    Differ::new(*limits).plan(desired, &Changes::default(), actual)
+}
+
+/// Makes one plan after another; each costs about what has changed since the last.
+#[derive(Clone, Debug)]
+pub struct Differ {
+    limits: Limits,
+    /// What the maps hold once the last plan has been carried out; `None` when that has to be read from them.
+    memory: Option<Memory>,
+}
+
+#[derive(Clone, Debug)]
+struct Memory {
+    services: service::Services,
+    policy_rejected: Vec<Rejection>,
+    node_rejected: Vec<Rejection>,
+    in_force: BTreeSet<EndpointId>,
+}
+
+impl Differ {
+    /// Knows nothing of the maps yet.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, memory: None }
+    }
+
+    /// To be told when a plan was not carried out whole, or somebody else wrote to the maps: the next plan is made of
+    /// everything the maps hold.
+    pub fn forget(&mut self) {
+        self.memory = None;
+    }
+
+    /// The plan that makes the maps hold what is wanted; `changes` are those of `desired` since the last plan, which was carried
+    /// out whole. The first plan looks at everything.
+    pub fn plan(&mut self, desired: &DesiredState, changes: &Changes, actual: &Actual) -> Outcome {
+        let limits = &self.limits;
+        let before = self.memory.take();
+        // What did not fit may fit now.
+        let keeps = |rejected: fn(&Memory) -> &Vec<Rejection>| {
+            before.as_ref().is_some_and(|memory| rejected(memory).is_empty())
+        };
+        let plans_policy = changes.policy || !keeps(|memory| &memory.policy_rejected);
+        let plans_node = changes.node || !keeps(|memory| &memory.node_rejected);
+        let mut numbers = NumberSource::new(actual, plans_policy);
+        let mut policy = Phases::default();
+        if plans_policy {
+            policy = policy::plan(desired, actual, limits, &mut numbers);
+        } else if let Some(before) = &before {
+            policy.in_force.clone_from(&before.in_force);
+        }
+        let node = if plans_node { node::plan(&desired.node, actual, limits) } else { Phases::default() };
+        let (services, service) = match before {
+            None => service::Services::first_plan(desired, actual, limits, &mut numbers),
+            Some(Memory { mut services, .. }) => {
+                let phases = services.plan(&changes.services, desired, actual, limits, &mut numbers);
+                (services, phases)
+            }
+        };
+        self.memory = Some(Memory {
+            services,
+            policy_rejected: policy.rejected.clone(),
+            node_rejected: node.rejected.clone(),
+            in_force: policy.in_force.clone(),
+        });
+        in_order(actual, &numbers, policy, node, service)
+    }
+}
+
+/// Puts the halves together.
+fn in_order(
+    actual: &Actual,
+    numbers: &NumberSource,
+    policy: Phases,
+    node: Phases,
+    service: Phases,
+) -> Outcome {
     let epoch = next_epoch(actual, !policy.switch.is_empty());
     let mut plan: Plan = numbers.steps();
     let is_intended = |epoch: &u32| actual.numbers.get(&Numbers::Epoch) == Some(epoch);
     plan.extend(epoch.filter(|epoch| !is_intended(epoch)).map(|epoch| Step::Number(Numbers::Epoch, epoch)));
-    plan.extend(policy.prepare);
-    plan.extend(service.prepare);
-    plan.extend(policy.switch);
-    plan.extend(service.switch);
+    for prepare in [policy.prepare, node.prepare, service.prepare] {
+        plan.extend(prepare);
+    }
+    for switch in [policy.switch, node.switch, service.switch] {
+        plan.extend(switch);
+    }
     plan.extend(epoch.map(Step::Epoch));
-    if !policy.clear.is_empty() || !service.clear.is_empty() {
+    let clear: Plan = [policy.clear, node.clear, service.clear].into_iter().flatten().collect();
+    if !clear.is_empty() {
         plan.push(Step::Grace);
     }
-    plan.extend(policy.clear);
-    plan.extend(service.clear);
-    let rejected = policy.rejected.into_iter().chain(service.rejected).collect();
+    plan.extend(clear);
+    let rejected = [policy.rejected, node.rejected, service.rejected].into_iter().flatten().collect();
     Outcome { plan, rejected, in_force: policy.in_force }
 }
 
@@ -189,12 +310,14 @@ struct NumberSource {
 }
 
 impl NumberSource {
-    fn new(actual: &Actual) -> Self {
+    /// Knows what is taken; of identities only when some are to be given out.
+    fn new(actual: &Actual, identities: bool) -> Self {
+        let carried = identities.then(|| actual.ipcache.values().max().map(|id| id.0)).flatten();
         // What is in the maps is taken, whatever the counters say: they may have been lost.
         let used = [
             (Numbers::Endpoint, actual.endpoint_meta.keys().next_back().map(|id| id.0)),
             (Numbers::Identity, actual.identity_meta.keys().next_back().map(|id| id.0)),
-            (Numbers::Identity, actual.ipcache.values().max().map(|id| id.0)),
+            (Numbers::Identity, carried),
             (Numbers::RuleSet, actual.rule_set_meta.keys().next_back().map(|id| id.0)),
             (Numbers::RuleSet, actual.rules.keys().next_back().map(|key| key.key.rule_set.0)),
             (Numbers::Rule, actual.rule_meta.keys().next_back().map(|id| id.0)),

@@ -89,7 +89,7 @@ impl Refused {
             {
                 Some(*id)
             }
-            DesiredEndpoint::Pod { .. } | DesiredEndpoint::Host => None,
+            DesiredEndpoint::Pod { .. } | DesiredEndpoint::Host { .. } => None,
         });
         match (map, new_endpoint) {
             _ if !addresses.is_empty() => {
@@ -350,7 +350,14 @@ impl Draft {
 
 /// Whether an entry stays the same pod's (or the node's), so that it may change in place.
 fn is_same(old: &Endpoint, new: &Endpoint) -> bool {
-    (old.id, old.ifindex, old.flags) == (new.id, new.ifindex, new.flags)
+    let is_host = |endpoint: &Endpoint| endpoint.flags & endpoint_flags::HOST != 0;
+    (old.id, old.ifindex, is_host(old)) == (new.id, new.ifindex, is_host(new))
+}
+
+/// The entry of an address of the node's own.
+fn host(takes_node_ports: bool) -> Endpoint {
+    let node_port = if takes_node_ports { endpoint_flags::NODE_PORT } else { 0 };
+    Endpoint { id: EndpointId::HOST, flags: endpoint_flags::HOST | node_port, ..Endpoint::default() }
 }
 
 /// What `ENDPOINTS` shall hold, who is in force then, and which unwanted sets are still needed.
@@ -363,10 +370,12 @@ fn endpoints(
     let (mut endpoints, mut in_force, mut kept) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
     let mut closed = BTreeSet::new();
     for (addr, endpoint) in &desired.endpoints {
-        let DesiredEndpoint::Pod { id, rule_sets } = endpoint else {
-            let host = Endpoint { id: EndpointId::HOST, flags: endpoint_flags::HOST, ..Endpoint::default() };
-            endpoints.insert(*addr, host);
-            continue;
+        let (id, rule_sets) = match endpoint {
+            DesiredEndpoint::Pod { id, rule_sets } => (id, rule_sets),
+            DesiredEndpoint::Host { takes_node_ports } => {
+                endpoints.insert(*addr, host(*takes_node_ports));
+                continue;
+            }
         };
         let (Some(interface), false) = (desired.interfaces.get(id), refused.endpoints.contains_key(id))
         else {

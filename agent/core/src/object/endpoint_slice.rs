@@ -36,6 +36,30 @@ pub struct SliceEndpoint {
     pub node_name: String,
     /// The object behind it.
     pub target_ref: Option<TargetRef>,
+    /// Who should use it.
+    #[serde(deserialize_with = "or_default")]
+    pub hints: EndpointHints,
+}
+
+/// Who should use an endpoint.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointHints {
+    /// Zones whose nodes should use it.
+    #[serde(deserialize_with = "or_default")]
+    pub for_zones: Vec<Hint>,
+    /// Nodes that should use it.
+    #[serde(deserialize_with = "or_default")]
+    pub for_nodes: Vec<Hint>,
+}
+
+/// The name of a zone or node.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default)]
+pub struct Hint {
+    /// The name.
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
 }
 
 /// The condition of an endpoint; absent fields are read as the API reference says.

@@ -20,7 +20,9 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use endpoint_slice::{EndpointConditions, EndpointPort, EndpointSlice, SliceEndpoint, TargetRef};
+pub use endpoint_slice::{
+    EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Hint, SliceEndpoint, TargetRef,
+};
 pub(crate) use meta::MIRROR;
 pub use meta::{LabelExpression, LabelSelector, Meta, NamespacedName, PortName};
 pub use node::{Namespace, Node, NodeAddress, NodeSpec, NodeStatus};
@@ -29,7 +31,10 @@ pub(crate) use policy::MODE;
 pub use policy::{
     EgressRule, IngressRule, IpBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
 };
-pub use service::{ClientIp, Service, ServicePort, ServiceSpec, SessionAffinityConfig};
+pub use service::{
+    ClientIp, LoadBalancerIngress, LoadBalancerStatus, Service, ServicePort, ServiceSpec, ServiceStatus,
+    SessionAffinityConfig,
+};
 
 macro_rules! kinds {
     ($($variant:ident, $api_version:literal, $scope:ident;)+) => {

@@ -15,6 +15,39 @@ pub struct Service {
     /// What is wanted.
     #[serde(deserialize_with = "or_default")]
     pub spec: ServiceSpec,
+    /// What is.
+    #[serde(deserialize_with = "or_default")]
+    pub status: ServiceStatus,
+}
+
+/// `status` of a Service.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceStatus {
+    /// What its load balancer is.
+    #[serde(deserialize_with = "or_default")]
+    pub load_balancer: LoadBalancerStatus,
+}
+
+/// `status.loadBalancer` of a Service.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default)]
+pub struct LoadBalancerStatus {
+    /// Where the load balancer takes traffic.
+    #[serde(deserialize_with = "or_default")]
+    pub ingress: Vec<LoadBalancerIngress>,
+}
+
+/// One address of a load balancer.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalancerIngress {
+    /// The address; empty when it has a name only.
+    #[serde(deserialize_with = "or_default")]
+    pub ip: String,
+    /// `VIP` (also when absent): packets arrive with the address as destination; `Proxy`: they do not.
+    #[serde(deserialize_with = "or_default")]
+    pub ip_mode: String,
 }
 
 /// `spec` of a Service.
@@ -42,6 +75,18 @@ pub struct ServiceSpec {
     /// `Cluster` or `Local`.
     #[serde(deserialize_with = "or_default")]
     pub internal_traffic_policy: String,
+    /// `Cluster` or `Local`.
+    #[serde(deserialize_with = "or_default")]
+    pub external_traffic_policy: String,
+    /// Addresses that somebody else leads to the nodes.
+    #[serde(rename = "externalIPs", deserialize_with = "or_default")]
+    pub external_ips: Vec<String>,
+    /// Clients that may use the load balancer; all without any.
+    #[serde(deserialize_with = "or_default")]
+    pub load_balancer_source_ranges: Vec<String>,
+    /// Where a load balancer asks whether this node has endpoints; 0 without.
+    #[serde(deserialize_with = "or_default")]
+    pub health_check_node_port: i64,
     /// Whether endpoints count as ready whatever their readiness.
     #[serde(deserialize_with = "or_default")]
     pub publish_not_ready_addresses: bool,
@@ -60,6 +105,10 @@ impl Default for ServiceSpec {
             session_affinity: String::new(),
             session_affinity_config: SessionAffinityConfig::default(),
             internal_traffic_policy: String::new(),
+            external_traffic_policy: String::new(),
+            external_ips: Vec::new(),
+            load_balancer_source_ranges: Vec::new(),
+            health_check_node_port: 0,
             publish_not_ready_addresses: false,
             selector: BTreeMap::new(),
         }

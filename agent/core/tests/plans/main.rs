@@ -3,18 +3,17 @@
 //! `world` makes the histories, `oracle` reads policies literally; the properties stand here.
 
 mod oracle;
+mod services;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use sluice_abi::{
-    Addr, Backend, BackendState, Direction, EndpointId, Frontend, FrontendKey, Identity, endpoint_flags,
-};
+use sluice_abi::{Addr, Direction, EndpointId, Identity, endpoint_flags};
 use sluice_core::{
     cluster::{Change, LocalEndpoint, NodeName},
-    compile::{Compiler, compile},
-    diff::{Limits, Outcome, Rejection, diff},
+    compile::{Compiler, Settings, compile_with},
+    diff::{Differ, Limits, Outcome, Rejection, diff},
     plan::{Actual, Step},
 };
 use world::{History, PROBES, World, history, local_node};
@@ -74,6 +73,7 @@ fn subject(change: &Change) -> String {
         Change::Delete(key) => key.to_string(),
         Change::Attach(LocalEndpoint { id, .. }) | Change::Detach(id) => format!("endpoint {}", id.0),
         Change::NodeAddresses(_) => "addresses".to_owned(),
+        Change::UplinkAddresses(_) => "uplinks".to_owned(),
     }
 }
 
@@ -97,35 +97,6 @@ fn check_prefixes(old: &Actual, plan: &[Step]) {
         {
             assert!(!is || *was || *will, "step {index} opens {question:?}: {step:?}\n{}", lines(plan));
             assert!(is || !*was || !*will, "step {index} closes {question:?}: {step:?}\n{}", lines(plan));
-        }
-    }
-}
-
-/// The backends of each frontend, as the programs find them.
-fn backends(actual: &Actual) -> BTreeMap<FrontendKey, Vec<Option<Backend>>> {
-    let of = |frontend: &Frontend| {
-        let slots = frontend.first_slot..frontend.first_slot + frontend.count;
-        slots.map(|slot| actual.slots.get(&slot).and_then(|id| actual.backends.get(id)).copied()).collect()
-    };
-    actual.frontends.iter().map(|(key, frontend)| (*key, of(frontend))).collect()
-}
-
-/// Checks that a frontend has its old or its new backends at every moment, and that all of them take flows.
-fn check_services(old: &Actual, plan: &[Step]) {
-    let ends = [backends(old), backends(&applied(old, plan))];
-    let addresses = |backends: &[Option<Backend>]| -> Vec<_> {
-        backends.iter().map(|backend| backend.map(|b| (b.addr, b.protocol, b.port))).collect()
-    };
-    let mut middle = old.clone();
-    for step in plan {
-        middle.apply(step);
-        for (key, now) in backends(&middle) {
-            assert!(
-                ends.iter().any(|end| end.get(&key).is_some_and(|end| addresses(end) == addresses(&now)))
-            );
-            let takes_flows =
-                |backend: &Option<Backend>| backend.is_some_and(|b| b.state == BackendState::Active as u8);
-            assert!(now.iter().all(takes_flows), "{key:?} has {now:?} after {step:?} in\n{}", lines(plan));
         }
     }
 }
@@ -156,13 +127,19 @@ impl Meanings {
     }
 }
 
+/// The smallest tables there are: plans are printed when they are wrong.
+fn settings() -> Settings {
+    Settings { maglev_table_size: 251, ..Settings::default() }
+}
+
 /// Runs a history; `visit` sees the maps before each plan, and the plan.
 fn run(
     history: &History,
     limits: &Limits,
     mut visit: impl FnMut(&Actual, &Outcome, &mut Compiler),
 ) -> Actual {
-    let mut compiler = Compiler::new(local_node());
+    let mut compiler = Compiler::with_settings(local_node(), settings());
+    let mut differ = Differ::new(*limits);
     let mut actual = Actual::default();
     let mut world = World::default();
     for batch in history {
@@ -171,7 +148,8 @@ fn run(
                 let _rejected = compiler.apply(change);
             }
         }
-        let outcome = diff(compiler.desired(), &actual, limits);
+        let (desired, changes) = compiler.desired_changes();
+        let outcome = differ.plan(desired, &changes, &actual);
         visit(&actual, &outcome, &mut compiler);
         actual = applied(&actual, &outcome.plan);
     }
@@ -186,7 +164,28 @@ proptest! {
 
     #[test]
     fn backends_of_a_frontend_switch_whole(history in history()) {
-        run(&history, &Limits::default(), |actual, outcome, _| check_services(actual, &outcome.plan));
+        run(&history, &Limits::default(), |actual, outcome, _| services::check_switches(actual, &outcome.plan));
+    }
+
+    #[test]
+    fn no_client_is_let_in_or_shut_out_on_the_way(history in history()) {
+        run(&history, &Limits::default(), |actual, outcome, _| services::check_clients(actual, &outcome.plan));
+    }
+
+    #[test]
+    fn no_pod_is_masqueraded_within_the_cluster_on_the_way(history in history()) {
+        run(&history, &Limits::default(), |actual, outcome, _| services::check_masquerade(actual, &outcome.plan));
+    }
+
+    #[test]
+    fn a_differ_that_remembers_plans_what_one_that_reads_the_maps_does(history in history()) {
+        run(&history, &Limits::default(), |actual, outcome, compiler| {
+            let fresh = diff(compiler.desired(), actual, &Limits::default());
+            let mut kinds = [&outcome.plan, &fresh.plan].map(|plan| services::symbols(actual, plan));
+            kinds.iter_mut().for_each(|steps| steps.sort());
+            assert_eq!(kinds[0], kinds[1]);
+            assert_eq!((&outcome.in_force, &outcome.rejected), (&fresh.in_force, &fresh.rejected));
+        });
     }
 
     #[test]
@@ -196,14 +195,15 @@ proptest! {
             let again = diff(compiler.desired(), &after, &Limits::default());
             assert_eq!(again.plan, [], "after\n{}", lines(&outcome.plan));
             assert_eq!(again.in_force, outcome.in_force);
-            assert!(outcome.rejected.is_empty());
+            let is_contested = |rejection: &Rejection| matches!(rejection, Rejection::Contested { .. });
+            assert!(outcome.rejected.iter().all(is_contested));
         });
     }
 
     #[test]
     fn change_by_change_gives_what_compiling_from_scratch_gives(history in history()) {
         run(&history, &Limits::default(), |_, _, compiler| {
-            let scratch = compile(compiler.cluster(), &local_node());
+            let scratch = compile_with(compiler.cluster(), &local_node(), settings());
             assert_eq!(*compiler.desired(), scratch);
         });
     }
@@ -274,7 +274,7 @@ proptest! {
     fn what_is_told_again_leaves_nothing_pending(history in history()) {
         let mut again: Vec<Change> = Vec::new();
         let mut world = World::default();
-        let mut compiler = Compiler::new(local_node());
+        let mut compiler = Compiler::with_settings(local_node(), settings());
         for change in history.iter().flatten().flat_map(|action| world.act(action)) {
             let _rejected = compiler.apply(change.clone());
             again.retain(|known| subject(known) != subject(&change));
@@ -296,7 +296,7 @@ proptest! {
                 world::check_fits(&middle, &limits);
             }
             check_prefixes(actual, &outcome.plan);
-            check_services(actual, &outcome.plan);
+            services::check_switches(actual, &outcome.plan);
             let again = diff(compiler.desired(), &middle, &limits);
             if again.rejected == outcome.rejected {
                 assert_eq!(again.plan, [], "after\n{}", lines(&outcome.plan));
@@ -356,4 +356,25 @@ fn an_endpoint_without_its_pod_is_closed() {
     assert!(actual.endpoints.is_empty() && outcome.in_force.is_empty());
     assert_eq!(actual.endpoint_meta.len(), 1);
     assert!(actual.interfaces.is_empty());
+}
+
+#[test]
+fn a_table_that_does_not_fit_leaves_the_choice_to_chance_until_it_does() {
+    let service = |number| world::Action::Service { number, ports: 1, outside: 0b10 };
+    let slice = |number| world::Action::Slice { number, conditions: [1, 1, 0, 0] };
+    let history = vec![
+        vec![slice(0), slice(1), service(0), service(1)],
+        vec![world::Action::ServiceGone { number: 0 }],
+        vec![world::Action::NodeAddresses { count: 1 }],
+    ];
+    let limits = Limits { slots: 300, ..Limits::default() };
+    let mut left_out = Vec::new();
+    let last = run(&history, &limits, |actual, outcome, _| {
+        services::check_switches(actual, &outcome.plan);
+        left_out.push(outcome.rejected.iter().map(ToString::to_string).collect::<Vec<_>>());
+    });
+    let words = "SLOTS has no room for a table of Service a/service-1: chance chooses its backends";
+    // The first Service's table still stands while it is replaced.
+    assert_eq!(left_out, [vec![words.to_owned()], vec![words.to_owned()], Vec::new()]);
+    assert!(last.frontends.values().any(|frontend| frontend.count == 251));
 }

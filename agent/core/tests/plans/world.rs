@@ -36,10 +36,13 @@ pub(crate) enum Action {
     Detach { number: u8 },
     Policy { number: u8, spec: PolicyShape },
     PolicyGone { number: u8 },
-    Service { number: u8, ports: u8 },
+    Service { number: u8, ports: u8, outside: u8 },
     ServiceGone { number: u8 },
     Slice { number: u8, conditions: [u8; 4] },
     NodeAddresses { count: u8 },
+    Uplink { number: u8 },
+    Node { number: u8, zone: u8, ranges: u8 },
+    NodeGone { number: u8 },
 }
 
 /// A policy by the numbers of its parts.
@@ -158,7 +161,7 @@ impl World {
                 self.policies.remove(number);
                 vec![Change::Delete(ObjectKey::NetworkPolicy(policy_name(*number)))]
             }
-            Action::Service { number, ports } => vec![upsert(service(*number, *ports))],
+            Action::Service { number, ports, outside } => vec![upsert(service(*number, *ports, *outside))],
             Action::ServiceGone { number } => {
                 let name = NamespacedName::new("a", format!("service-{number}"));
                 vec![Change::Delete(ObjectKey::Service(name))]
@@ -167,6 +170,13 @@ impl World {
             Action::NodeAddresses { count } => {
                 let addresses: BTreeSet<Addr> = (0..*count).map(|last| Addr::v4([192, 0, 2, last])).collect();
                 vec![Change::NodeAddresses(addresses)]
+            }
+            Action::Uplink { number } => {
+                vec![Change::UplinkAddresses(vec![v6(200), Addr::v4([192, 0, 2, *number])])]
+            }
+            Action::Node { number, zone, ranges } => vec![upsert(node(*number, *zone, *ranges))],
+            Action::NodeGone { number } => {
+                vec![Change::Delete(ObjectKey::Node(node_name(*number).to_owned()))]
             }
         }
     }
@@ -273,15 +283,54 @@ fn port_value(number: u8) -> Value {
     }
 }
 
-fn service(number: u8, ports: u8) -> Value {
+/// This node and another.
+fn node_name(number: u8) -> &'static str {
+    ["here", "there"][usize::from(number % 2)]
+}
+
+fn node(number: u8, zone: u8, ranges: u8) -> Value {
+    let ranges: Vec<_> = (0..ranges).map(|last| format!("10.20.{}.0/24", number * 16 + last)).collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node_name(number), "labels": {"topology.kubernetes.io/zone": format!("zone-{zone}")}},
+        "spec": {"podCIDRs": ranges},
+        "status": {"addresses": [{"type": "InternalIP", "address": format!("192.0.2.{number}")}]},
+    })
+}
+
+/// A Service; the bits of `outside` say what of it is for clients from outside, and how.
+fn service(number: u8, ports: u8, outside: u8) -> Value {
+    let has = |bit: u8| outside & (1 << bit) != 0;
     let ports: Vec<_> = (0..ports)
-        .map(|port| json!({"name": format!("p{port}"), "port": 80 + u16::from(port), "targetPort": "http"}))
+        .map(|port| {
+            let node_port = if has(0) { 30_000 + u16::from(number % 2) * 8 + u16::from(port) } else { 0 };
+            let (name, number) = (format!("p{port}"), 80 + u16::from(port));
+            json!({"name": name, "port": number, "targetPort": "http", "nodePort": node_port})
+        })
         .collect();
+    let policy = |bit| if has(bit) { "Local" } else { "Cluster" };
+    let ingress: Vec<_> = has(1).then(|| json!({"ip": format!("198.51.100.{number}")})).into_iter().collect();
+    // Two Services may ask for the same address.
+    let external: Vec<_> = has(2).then(|| format!("203.0.113.{}", number % 2)).into_iter().collect();
+    let ranges: &[&str] = [&[][..], &["10.9.0.0/16"], &["10.9.0.0/16", "192.0.2.0/24"], &["198.51.100.0/24"]]
+        [usize::from(outside >> 6)];
     json!({
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"namespace": "a", "name": format!("service-{number}")},
-        "spec": {"clusterIPs": [format!("10.96.0.{number}"), format!("fd96::{number}")], "ports": ports},
+        "spec": {
+            "type": "LoadBalancer",
+            "clusterIPs": [format!("10.96.0.{number}"), format!("fd96::{number}")],
+            "ports": ports,
+            "externalIPs": external,
+            "externalTrafficPolicy": policy(3),
+            "internalTrafficPolicy": policy(4),
+            "sessionAffinity": if has(5) { "ClientIP" } else { "None" },
+            "loadBalancerSourceRanges": ranges,
+            "healthCheckNodePort": 32_000,
+        },
+        "status": {"loadBalancer": {"ingress": ingress}},
     })
 }
 
@@ -289,12 +338,17 @@ fn slice(number: u8, conditions: &[u8; 4]) -> Value {
     let endpoints = conditions.iter().enumerate().filter(|(_, condition)| **condition > 0);
     let endpoints: Vec<_> = endpoints
         .map(|(index, condition)| {
-            let conditions = match condition {
+            let conditions = match condition % 4 {
                 1 => json!({"ready": true}),
                 2 => json!({"ready": false, "serving": true, "terminating": true}),
                 _ => json!({"ready": false}),
             };
-            json!({"addresses": [format!("10.0.9.{index}")], "conditions": conditions})
+            json!({
+                "addresses": [format!("10.0.9.{index}")],
+                "conditions": conditions,
+                "nodeName": node_name(condition / 4),
+                "hints": {"forZones": [{"name": format!("zone-{}", condition / 8)}]},
+            })
         })
         .collect();
     json!({
@@ -333,11 +387,15 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (0u8..3).prop_map(|number| Action::Detach { number }),
         6 => (0u8..4, spec).prop_map(|(number, spec)| Action::Policy { number, spec }),
         2 => (0u8..4).prop_map(|number| Action::PolicyGone { number }),
-        2 => (0u8..3, 0u8..3).prop_map(|(number, ports)| Action::Service { number, ports }),
+        4 => (0u8..3, 0u8..3, any::<u8>())
+            .prop_map(|(number, ports, outside)| Action::Service { number, ports, outside }),
         1 => (0u8..3).prop_map(|number| Action::ServiceGone { number }),
         2 => (0u8..3, any::<[u8; 4]>())
-            .prop_map(|(number, raw)| Action::Slice { number, conditions: raw.map(|raw| raw % 4) }),
+            .prop_map(|(number, raw)| Action::Slice { number, conditions: raw.map(|raw| raw % 16) }),
         1 => (0u8..4).prop_map(|count| Action::NodeAddresses { count }),
+        1 => (0u8..3).prop_map(|number| Action::Uplink { number }),
+        1 => (0u8..2, 0u8..2, 0u8..3).prop_map(|(number, zone, ranges)| Action::Node { number, zone, ranges }),
+        1 => (0u8..2).prop_map(|number| Action::NodeGone { number }),
     ]
 }
 
@@ -365,9 +423,11 @@ pub(crate) fn limits() -> impl Strategy<Value = Limits> {
         rule_set_meta: few * 2,
         rule_meta: rules,
         policy_meta: few,
-        frontends: services,
+        frontends: services * 3,
         slots: services * 2,
         backends: services,
+        source_ranges: services / 2,
+        no_masquerade: few,
         service_meta: few,
     })
 }
@@ -388,6 +448,8 @@ pub(crate) fn check_fits(actual: &Actual, limits: &Limits) {
         ("FRONTENDS", actual.frontends.len(), limits.frontends),
         ("BACKENDS", actual.backends.len(), limits.backends),
         ("SERVICE_META", actual.service_meta.len(), limits.service_meta),
+        ("SOURCE_RANGES", actual.source_ranges.len(), limits.source_ranges),
+        ("NO_MASQUERADE", actual.no_masquerade.len(), limits.no_masquerade),
     ] {
         assert!(count <= limit, "{name} holds {count} of {limit}");
     }
