@@ -2,6 +2,9 @@
 //!
 //! **Invariant.** Nothing behind this module reads the command line or the environment.
 
+mod services;
+mod sockets;
+
 use std::{
     ffi::OsStr,
     net::SocketAddr,
@@ -11,6 +14,10 @@ use std::{
 use axum::http::Uri;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
+pub use services::{ServiceOptionError, ServiceOptions, Services, prefix};
+pub use sockets::SocketOptions;
+
+use crate::datapath::CgroupRoot;
 
 /// The node agent: watches Kubernetes objects and keeps the eBPF maps true to them.
 #[derive(Debug, Parser)]
@@ -78,6 +85,12 @@ pub struct Options {
     /// Address for `/metrics`, `/healthz` and `/readyz` [default: on the socket only].
     #[arg(long, global = true, value_name = "ADDRESS:PORT")]
     pub metrics_address: Option<SocketAddr>,
+    /// Services, and pods' way out of the cluster.
+    #[command(flatten)]
+    pub services: ServiceOptions,
+    /// The node's own processes.
+    #[command(flatten)]
+    pub sockets: SocketOptions,
     /// Form of the log, on standard error.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -150,6 +163,10 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Whether ICMP errors of allowed flows pass whatever the policy says (promise 5).
     pub related_icmp: bool,
+    /// Services, and pods' way out of the cluster.
+    pub services: Services,
+    /// Whose sockets reach Services; `None` when none do.
+    pub sockets: Option<CgroupRoot>,
 }
 
 /// Longest network name the CNI plugin takes, bytes.
@@ -232,6 +249,9 @@ pub enum ConfigError {
         /// What was typed.
         mtu: u32,
     },
+    /// Services, and pods' way out of the cluster.
+    #[error(transparent)]
+    Services(#[from] ServiceOptionError),
     /// Not a switch the datapath has.
     #[error("--datapath-option {typed:?}: known is related-icmp=true|false")]
     DatapathOption {
@@ -258,6 +278,9 @@ impl TryFrom<Options> for Config {
         let paths = paths(&options)?;
         let source = source(&options)?;
         let related_icmp = related_icmp(&options.datapath_options)?;
+        let services = Services::try_from(options.services)?;
+        // A kube-proxy serves the node's own processes.
+        let sockets = options.sockets.root()?.filter(|_| services.settings.replaces_kube_proxy);
         if options.mtu != 0 && !(1280..=65535).contains(&options.mtu) {
             return Err(ConfigError::Mtu { mtu: options.mtu });
         }
@@ -273,6 +296,8 @@ impl TryFrom<Options> for Config {
             mtu: (options.mtu != 0).then_some(options.mtu),
             metrics: options.metrics_address,
             related_icmp,
+            services,
+            sockets,
         })
     }
 }
@@ -398,6 +423,7 @@ mod tests {
             ("--node-name n --api-server ftp://a:1", "--api-server \"ftp://a:1\": neither"),
             ("--node-name n --mtu 1279", "--mtu 1279: must be 0, or 1280 to 65535"),
             ("--node-name n --datapath-option x=1", "--datapath-option \"x=1\": known is"),
+            ("--node-name n --cgroup-root cgroup", "--cgroup-root cgroup: not an absolute path"),
             ("cleanup --bpffs bpf", "--bpffs bpf: not an absolute path"),
         ];
         for (line, want) in cases {
@@ -417,6 +443,20 @@ mod tests {
         assert_eq!(config.pod_cidrs.len(), 2);
         assert_eq!((config.mtu, config.related_icmp), (Some(1450), false));
         assert_eq!(config.paths.conflist, Some("/etc/cni/net.d/10-sluice.conflist".into()));
+    }
+
+    #[test]
+    fn the_nodes_own_processes_are_served_unless_told_otherwise_or_by_a_kube_proxy() {
+        let at = |path: &str| Some(CgroupRoot::At(path.into()));
+        for (line, want) in [
+            ("", Some(CgroupRoot::OfInit)),
+            ("--cgroup-root /sys/fs/cgroup", at("/sys/fs/cgroup")),
+            ("--cgroup-root none", None),
+            ("--cgroup-root /sys/fs/cgroup --kube-proxy-replacement false", None),
+        ] {
+            let Ok(Task::Run(config)) = parse(&format!("--node-name n {line}")) else { panic!("{line}") };
+            assert_eq!(config.sockets, want, "{line}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod cleanup;
 pub mod config;
 pub mod conflist;
 pub mod datapath;
+pub mod health_checks;
 pub mod lock;
 pub mod metrics;
 pub mod netlink;

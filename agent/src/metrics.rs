@@ -153,6 +153,8 @@ impl Metrics {
             (maps::FRONTENDS, actual.frontends.len()),
             (maps::SLOTS, actual.slots.len()),
             (maps::BACKENDS, actual.backends.len()),
+            (maps::SOURCE_RANGES, actual.source_ranges.len()),
+            (maps::NO_MASQUERADE, actual.no_masquerade.len()),
             (maps::ENDPOINT_META, actual.endpoint_meta.len()),
             (maps::IDENTITY_META, actual.identity_meta.len()),
             (maps::RULE_SET_META, actual.rule_set_meta.len()),

@@ -36,6 +36,8 @@ pub enum Reason {
     NotUnderstood,
     /// There is no room for it: the old state stays in force.
     DoesNotFit,
+    /// Another object has what it asks for.
+    Contested,
 }
 
 impl fmt::Display for Reason {
@@ -44,6 +46,7 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::NotUnderstood => "NotUnderstood",
             Self::DoesNotFit => "DoesNotFit",
+            Self::Contested => "Contested",
         })
     }
 }

@@ -14,7 +14,10 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration}
 
 use ipnetwork::IpNetwork;
 use kube::Client;
-use sluice_core::{cluster::NodeName, compile::Compiler};
+use sluice_core::{
+    cluster::NodeName,
+    compile::{Compiler, Settings},
+};
 use sluice_maps::MapsError;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -24,9 +27,10 @@ use tracing::{info, warn};
 
 use crate::{
     causes::Causes,
-    config::Config,
+    config::{Config, prefix},
     conflist,
-    datapath::{Datapath, DatapathConfig, LoadError},
+    datapath::{CgroupRoot, Datapath, DatapathConfig, LoadError},
+    health_checks::Servers,
     lock::{Lock, LockError},
     netlink::{self, Monitor, NetlinkError},
     notice::{self, Notice},
@@ -87,11 +91,12 @@ const RETRY: Duration = Duration::from_secs(5);
 pub async fn run(config: Config) -> Result<(), RunError> {
     let stop = stop_signal()?;
     let _lock = Lock::take(&config.paths.state_dir)?;
-    let datapath = Datapath::load(&datapath_config(&config))?;
+    let mut datapath = Datapath::load(&datapath_config(&config))?;
+    serve_sockets(&mut datapath, config.sockets.as_ref());
     let (monitor, network) = Monitor::start(config.uplinks.clone()).await?;
     let (published, follow) = published::channel(Published::default());
     let topology = Topology::new(config.node.clone(), config.pod_cidrs.clone());
-    let compiler = Compiler::new(NodeName(config.node.clone()));
+    let compiler = Compiler::with_settings(NodeName(config.node.clone()), settings(&config));
     let (notices, notices_in) = mpsc::channel(NOTICES);
     let reconciler = Reconciler::new(compiler, topology, datapath, network, published, notices)?;
     let feed = Feed::open(config.source.clone()).await?;
@@ -116,14 +121,37 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         ended = server.run(requests) => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("server"))),
         ended = metrics => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("metrics"))),
         () = notices => Err(RunError::Ended("Events")),
+        () = keep_health_checks(follow.clone()) => Err(RunError::Ended("health checks")),
         () = keep_sysctls(&config, follow.clone()) => Err(RunError::Ended("sysctls")),
         () = keep_routes(&routes, follow.clone()) => Err(RunError::Ended("routes")),
         () = keep_conflist(&config, follow) => Err(RunError::Ended("CNI configuration")),
     }
 }
 
+/// Lets the node's own processes reach Services, where the kernel does; the rest works without.
+fn serve_sockets(datapath: &mut Datapath, root: Option<&CgroupRoot>) {
+    match datapath.serve_sockets(root) {
+        Ok(Some(cgroup)) => info!(cgroup = %cgroup.display(), "node's own processes reach Services"),
+        Ok(None) => info!("node's own processes are not led to Services"),
+        Err(error) => {
+            warn!(error = %Causes(&error), "node's own processes do not reach Services (see --cgroup-root); pods do");
+        }
+    }
+}
+
 fn datapath_config(config: &Config) -> DatapathConfig {
-    DatapathConfig { bpffs: config.paths.bpffs.clone(), related_icmp: config.related_icmp }
+    DatapathConfig {
+        related_icmp: config.related_icmp,
+        snat_ports: config.services.snat_ports.clone(),
+        ..DatapathConfig::new(config.paths.bpffs.clone())
+    }
+}
+
+/// This node's configured ranges see pods' own addresses, as those of its object would.
+fn settings(config: &Config) -> Settings {
+    let mut settings = config.services.settings.clone();
+    settings.no_masquerade.extend(config.pod_cidrs.iter().filter_map(|range| prefix(*range)));
+    settings
 }
 
 /// Installs the handlers at once; the future ends with the first signal's name.
@@ -156,7 +184,19 @@ async fn publish_notices(client: Option<Client>, node: &str, notices: mpsc::Rece
     }
 }
 
-/// Lets the node's stack forward what comes from the uplinks.
+/// Answers load balancers that ask about Services.
+async fn keep_health_checks(mut follow: published::Receiver<Published>) {
+    let mut servers = Servers::default();
+    loop {
+        let wanted = follow.borrow_and_update().health_checks.clone();
+        let is_done = servers.keep(&wanted).await;
+        if !changed(&mut follow, !is_done).await {
+            return;
+        }
+    }
+}
+
+/// Lets the node's stack forward what comes from the uplinks, and keeps its sockets off the ports of translated flows.
 async fn keep_sysctls(config: &Config, mut follow: published::Receiver<Published>) {
     let sysctls = Sysctls::new(&config.paths.state_dir);
     let mut told = None;
@@ -165,7 +205,13 @@ async fn keep_sysctls(config: &Config, mut follow: published::Receiver<Published
             let published = follow.borrow_and_update();
             (published.uplinks.clone(), published.own_ranges.iter().any(IpNetwork::is_ipv6))
         };
-        let set = sysctls.forward(uplinks.iter().map(|uplink| &*uplink.name), has_v6);
+        let ports = &config.services.snat_ports;
+        let reserved = sysctls.reserve_ports(ports).map(|changed| {
+            if changed {
+                info!(first = ports.start(), last = ports.end(), "ports of translated flows reserved");
+            }
+        });
+        let set = reserved.and_then(|()| sysctls.forward(uplinks.iter().map(|uplink| &*uplink.name), has_v6));
         let refused = match set {
             Ok(0) => None,
             Ok(count) => {

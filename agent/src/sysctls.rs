@@ -7,6 +7,7 @@
 //! | `ipv4/conf/<uplink>/forwarding` = 1 | packets that came from the uplink pass on |
 //! | `ipv6/conf/all/forwarding` = 1 | without it most kernels forward nothing, whatever the device's says (`ip6_forward`, `net/ipv6/ip6_output.c`) |
 //! | `ipv6/conf/<uplink>/forwarding` = 1 | the device's own word, where somebody took it back |
+//! | `ipv4/ip_local_reserved_ports`, and the ports of translated flows | no socket of the node gets one of them by itself |
 //! | `ipv6/conf/<device>/accept_ra` = 2, where it was 1 and counted | else forwarding ends the routes a node has from router advertisements (Linux `ip-sysctl.rst`, `accept_ra`) |
 //!
 //! `rp_filter` stays: programs redirect before it is asked, and what they leave to the stack comes from where the routes
@@ -15,6 +16,8 @@
 //! **Invariant: the record comes first.** What a value was is on the disk before the value is changed, once: a later
 //! agent finds its own changes there and keeps the first answer. Values are given back only where they still are what
 //! was set; a record of an earlier boot or another network namespace means nothing.
+
+mod ports;
 
 use std::{
     collections::BTreeMap,

@@ -99,6 +99,7 @@ impl Node {
         command.arg("--socket").arg(self.path("agent.sock"));
         command.arg("--state-dir").arg(self.path("state"));
         command.arg("--cni-conf-dir").arg(self.path("net.d"));
+        command.args(["--cgroup-root", "none"]); // the machine's is not ours
         command
     }
 

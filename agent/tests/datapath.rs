@@ -22,8 +22,8 @@ struct Devices {
     uplink: u32,
 }
 
-/// Program ids at `from_pod`, `to_pod`, `from_netdev`.
-type Attached = [Vec<u32>; 3];
+/// Program ids at `from_pod`, `to_pod`, `from_netdev`, `to_netdev`.
+type Attached = [Vec<u32>; 4];
 
 impl Devices {
     /// Must be made inside [`netns::within`].
@@ -43,14 +43,15 @@ impl Devices {
     }
 
     fn load(&self, mechanism: Mechanism, related_icmp: bool) -> Datapath {
-        let config = DatapathConfig { bpffs: self.bpffs.path().to_owned(), related_icmp };
+        let config = DatapathConfig { related_icmp, ..DatapathConfig::new(self.bpffs.path().to_owned()) };
         Datapath::load_with(&config, mechanism).expect("loaded")
     }
 
     async fn attached(&self, mechanism: Mechanism) -> Attached {
-        let hooks = [("pod0", self.pod, true), ("pod0", self.pod, false), ("up0", self.uplink, true)];
+        let (pod, uplink) = (("pod0", self.pod), ("up0", self.uplink));
+        let hooks = [(pod, true), (pod, false), (uplink, true), (uplink, false)];
         let mut all = Attached::default();
-        for (found, (device, ifindex, ingress)) in all.iter_mut().zip(hooks) {
+        for (found, ((device, ifindex), ingress)) in all.iter_mut().zip(hooks) {
             *found = match mechanism {
                 Mechanism::Tcx => by_tcx(device, ingress),
                 Mechanism::Clsact => by_clsact(&self.handle, ifindex, ingress).await,
@@ -112,7 +113,7 @@ fn programs_outlive_the_agent(mechanism: Mechanism) {
         let datapath = devices.start(mechanism, true);
         let (first, links) = (devices.attached(mechanism).await, devices.links());
         assert!(first.iter().all(|programs| programs.len() == 1), "one at each hook: {first:?}");
-        assert_eq!(links.len(), if mechanism == Mechanism::Tcx { 3 } else { 0 });
+        assert_eq!(links.len(), if mechanism == Mechanism::Tcx { 4 } else { 0 });
         drop(datapath);
         assert_eq!(devices.attached(mechanism).await, first, "nothing goes with the agent");
 
@@ -156,7 +157,7 @@ fn a_new_object_replaces_through_the_pins_and_drops_those_of_dead_links() {
             [devices.pod],
             "the living one is known by its pin"
         );
-        assert_eq!(devices.links().len(), 2, "the dead link's pin is gone");
+        assert_eq!(devices.links().len(), 2, "the dead links' pins are gone");
         let (from_pod, to_pod) = (by_tcx("pod0", true), by_tcx("pod0", false));
         assert!(from_pod.len() == 1 && from_pod != before[0], "replaced before anything is attached");
         assert!(to_pod.len() == 1 && to_pod != before[1]);
@@ -176,9 +177,9 @@ fn a_device_with_a_dead_ones_index_gets_programs() {
         datapath.attach_pod("pod0", devices.pod).expect("attached");
         let attached = devices.attached(Mechanism::Tcx).await;
         assert!(attached.iter().all(|programs| programs.len() == 1), "{attached:?}");
-        assert_eq!(devices.links().len(), 3);
+        assert_eq!(devices.links().len(), 4);
         datapath.detach(devices.pod);
-        assert_eq!(devices.links().len(), 1, "only the uplink's");
+        assert_eq!(devices.links().len(), 2, "only the uplink's");
     });
 }
 
@@ -193,7 +194,7 @@ fn cleanup_removes_our_filters_and_no_others() {
         tc("qdisc add dev up0p clsact");
         let (removed, errors) = remove_filters(&devices.handle).await;
         assert!(errors.is_empty(), "{errors:?}");
-        assert_eq!(removed, 3);
+        assert_eq!(removed, 4);
         assert!(!tc("qdisc show dev pod0").contains("clsact"), "nothing was left in it");
         assert!(tc("qdisc show dev up0p").contains("clsact"), "never ours");
         let left = tc("filter show dev up0 ingress");

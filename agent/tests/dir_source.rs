@@ -63,7 +63,9 @@ impl Folder {
         match change {
             Change::Upsert(object) => drop(self.objects.insert(object.key(), object)),
             Change::Delete(key) => drop(self.objects.remove(&key).expect("a known object")),
-            Change::Attach(_) | Change::Detach(_) | Change::NodeAddresses(_) => unreachable!("{change:?}"),
+            Change::Attach(_) | Change::Detach(_) | Change::NodeAddresses(_) | Change::UplinkAddresses(_) => {
+                unreachable!("{change:?}")
+            }
         }
     }
 
@@ -268,7 +270,9 @@ fn words(changes: &[Change]) -> Vec<String> {
         .map(|change| match change {
             Change::Upsert(object) => format!("+{}", object.key()),
             Change::Delete(key) => format!("-{key}"),
-            Change::Attach(_) | Change::Detach(_) | Change::NodeAddresses(_) => unreachable!("{change:?}"),
+            Change::Attach(_) | Change::Detach(_) | Change::NodeAddresses(_) | Change::UplinkAddresses(_) => {
+                unreachable!("{change:?}")
+            }
         })
         .collect()
 }

@@ -205,7 +205,9 @@ impl Follower {
         match change {
             Change::Upsert(object) => drop(self.known.insert(object.key().to_string())),
             Change::Delete(key) => assert!(self.known.remove(&key.to_string()), "{key} was known"),
-            Change::Attach(_) | Change::Detach(_) | Change::NodeAddresses(_) => unreachable!("{change:?}"),
+            Change::Attach(_) | Change::Detach(_) | Change::NodeAddresses(_) | Change::UplinkAddresses(_) => {
+                unreachable!("{change:?}")
+            }
         }
     }
 
@@ -365,7 +367,7 @@ impl Agent {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-agent"));
         command
             .env("KUBECONFIG", folder.join("kubeconfig"))
-            .args(["--node-name", "n1"])
+            .args(["--node-name", "n1", "--cgroup-root", "none"])
             .arg("--bpffs")
             .arg(bpffs);
         command.arg("--socket").arg(folder.join("agent.sock")).arg("--state-dir").arg(folder.join("state"));

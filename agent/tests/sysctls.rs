@@ -175,3 +175,21 @@ fn a_record_of_another_namespace_means_nothing() {
         });
     });
 }
+
+#[test]
+fn ports_of_translated_flows_are_reserved_beside_others_and_given_back() {
+    const RESERVED: &str = "ipv4/ip_local_reserved_ports";
+    netns::within(|| async {
+        set(RESERVED, "30000-32767,8080");
+        let before = get(RESERVED);
+        let state = tempfile::tempdir().expect("a folder");
+        let reserve = |ports| Sysctls::new(state.path()).reserve_ports(&ports).expect("reserved");
+        assert!(reserve(61_000..=65_535));
+        assert_eq!(get(RESERVED), "8080,30000-32767,61000-65535");
+        assert!(!reserve(61_000..=65_535), "they are already");
+        assert!(reserve(50_000..=50_999), "another range is configured");
+        assert_eq!(get(RESERVED), "8080,30000-32767,50000-50999", "the old one is given back");
+        Sysctls::new(state.path()).restore().expect("restored");
+        assert_eq!(get(RESERVED), before);
+    });
+}

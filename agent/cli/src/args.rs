@@ -1,14 +1,17 @@
 //! What can be typed, and who answers it.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+use sluice_abi::protocol;
 use sluice_maps::Maps;
 
 use crate::{
     bpf, conntrack, drops, endpoints, ipcache,
     output::{self, Format},
-    policy, services, status,
+    policy,
+    services::{self, trace::Question},
+    status,
 };
 
 const EXIT_CODES: &str = "\
@@ -42,7 +45,10 @@ enum Command {
     /// Pods of this node: addresses, interface, rule sets
     Endpoints,
     /// Service addresses and their backends
-    Services,
+    Services {
+        #[command(subcommand)]
+        command: Option<Services>,
+    },
     /// Policies in force
     #[command(subcommand)]
     Policy(Policy),
@@ -59,6 +65,39 @@ enum Command {
     /// What is pinned
     #[command(subcommand)]
     Bpf(Bpf),
+}
+
+#[derive(Debug, Subcommand)]
+enum Services {
+    /// What becomes of a flow for a Service: which frontend it meets, which backends it can get, and why
+    Trace {
+        /// Who opens it: a pod of this node, an address, or "node" for its own processes
+        #[arg(long, value_name = "NAMESPACE/POD|ADDRESS|node")]
+        from: String,
+        /// What it is for
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        to: SocketAddr,
+        /// Its protocol
+        #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
+        protocol: Protocol,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => protocol::TCP,
+            Self::Udp => protocol::UDP,
+            Self::Sctp => protocol::SCTP,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -90,7 +129,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(if answer.has_datapath() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Endpoints => output::print(format, &endpoints::answer(&maps()?)?)?,
-        Command::Services => output::print(format, &services::answer(&maps()?)?)?,
+        Command::Services { command: None } => output::print(format, &services::answer(&maps()?)?)?,
+        Command::Services { command: Some(Services::Trace { from, to, protocol }) } => {
+            let question = Question { from, to: *to, protocol: protocol.number() };
+            output::print(format, &services::trace::answer(&maps()?, &question)?)?;
+        }
         Command::Policy(Policy::List) => output::print(format, &policy::list::answer(&maps()?)?)?,
         Command::Policy(Policy::Dump { pod }) => {
             output::print(format, &policy::dump::answer(&maps()?, pod.as_deref())?)?;

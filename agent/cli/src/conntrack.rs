@@ -32,8 +32,10 @@ pub(crate) struct Conntrack {
 #[serde(rename_all = "camelCase")]
 struct Row {
     protocol: String,
-    /// Who opened the flow.
+    /// Who opened the flow, before translation.
     opener: Peer,
+    /// The node's address and port that stand for the opener, when its source was translated.
+    snat: Option<Peer>,
     /// Who was called, after translation.
     responder: Peer,
     /// What the opener called, when it was translated.
@@ -127,12 +129,17 @@ fn row(
     let state = CtState::from_number(entry.state);
     let idle_seconds = clock::seconds_since(now, entry.last_seen_ns);
     let peer = |addr, port| Peer::new(tuple.protocol, addr, port);
-    let translated = entry.flags & flow_flags::TRANSLATED != 0;
+    let has = |flag| entry.flags & flag != 0;
+    let (translated, snat) = (has(flow_flags::TRANSLATED), has(flow_flags::SNAT));
+    let direct = peer(tuple.src, tuple.src_port);
+    // What a pod sends out of the cluster keeps its destination.
+    let is_led = (entry.other.dst, entry.other.dst_port) != (tuple.dst, tuple.dst_port);
     Ok(Row {
         protocol: names::protocol(tuple.protocol),
-        opener: peer(tuple.src, tuple.src_port),
+        opener: if snat { peer(entry.other.src, entry.other.src_port) } else { direct },
+        snat: snat.then_some(direct),
         responder: peer(tuple.dst, tuple.dst_port),
-        via: translated.then(|| peer(entry.other.dst, entry.other.dst_port)),
+        via: (translated && is_led).then(|| peer(entry.other.dst, entry.other.dst_port)),
         backend: (entry.backend.0 != 0).then_some(entry.backend.0),
         state: state.name(),
         confirmed,
@@ -162,6 +169,7 @@ impl Answer for Conntrack {
             [
                 row.protocol.clone(),
                 row.opener.to_string(),
+                output::or_dash(row.snat),
                 row.responder.to_string(),
                 output::or_dash(row.via),
                 row.state.to_owned(),
@@ -171,7 +179,7 @@ impl Answer for Conntrack {
             ]
         });
         output::table(
-            ["PROTOCOL", "OPENER", "RESPONDER", "VIA", "STATE", "AGE", "TIMEOUT", "ALLOWED BY"],
+            ["PROTOCOL", "OPENER", "SNAT", "RESPONDER", "VIA", "STATE", "AGE", "TIMEOUT", "ALLOWED BY"],
             rows,
         )
     }

@@ -3,8 +3,8 @@
 //! **Invariant: nothing is decided here.** A step of the plan is one write, in the plan's order; what a plan may do
 //! and when is the business of `sluice_core::plan`. Reading back after `apply` gives what [`Actual::apply`] says.
 
-use sluice_abi::{BackendId, Prefix};
-use sluice_core::plan::{Actual, Entry, Key, Plan, RulePrefix, Step};
+use sluice_abi::{BackendId, NodeFamily, Prefix};
+use sluice_core::plan::{Actual, Entry, Key, Plan, RulePrefix, SourceRange, Step};
 use sluice_maps::{Maps, MapsError, RuleRange, grace_period};
 
 #[cfg(test)]
@@ -44,6 +44,7 @@ pub fn read_actual(maps: &Maps) -> Result<Actual, MapsError> {
         interfaces: maps.interfaces.entries()?.into_iter().collect(),
         frontends: maps.frontends.entries()?.into_iter().collect(),
         backends: maps.backends.entries()?.into_iter().collect(),
+        no_masquerade: maps.no_masquerade.entries()?.into_iter().collect(),
         endpoint_meta: maps.endpoint_meta.entries()?.into_iter().collect(),
         identity_meta: maps.identity_meta.entries()?.into_iter().collect(),
         rule_set_meta: maps.rule_set_meta.entries()?.into_iter().collect(),
@@ -58,6 +59,11 @@ pub fn read_actual(maps: &Maps) -> Result<Actual, MapsError> {
         actual.ipcache.insert(Prefix::host(addr), identity);
     })?;
     actual.ipcache.extend(maps.ipcache_cidrs.entries()?);
+    let source_ranges = maps.source_ranges.entries()?.into_iter();
+    actual.source_ranges.extend(source_ranges.map(|(range, present)| (source_range(range), present)));
+    for family in [NodeFamily::V4, NodeFamily::V6] {
+        actual.node.extend(maps.node.get(&(family as u32))?.map(|node| (family, node)));
+    }
     let slots = (0..).zip(maps.slots.all()?).filter(|(_, backend)| *backend != BackendId::NONE);
     actual.slots.extend(slots);
     for kind in sluice_abi::maps::Numbers::ALL {
@@ -86,6 +92,9 @@ fn put(entry: &Entry, maps: &Maps) -> Result<(), MapsError> {
         Entry::Frontend(key, frontend) => maps.frontends.put(key, frontend),
         Entry::Slot(index, backend) => maps.slots.put(*index, backend),
         Entry::Backend(id, backend) => maps.backends.put(id, backend),
+        Entry::SourceRange(range, present) => maps.source_ranges.put(&clients(*range), present),
+        Entry::Node(family, node) => maps.node.put(&(*family as u32), node),
+        Entry::NoMasquerade(range, present) => maps.no_masquerade.put(range, present),
         Entry::EndpointMeta(id, meta) => maps.endpoint_meta.put(id, meta),
         Entry::IdentityMeta(id, meta) => maps.identity_meta.put(id, meta),
         Entry::RuleSetMeta(id, meta) => maps.rule_set_meta.put(id, meta),
@@ -106,6 +115,9 @@ fn delete(key: &Key, maps: &Maps) -> Result<(), MapsError> {
         Key::Frontend(key) => maps.frontends.delete(key),
         Key::Slot(index) => return maps.slots.put(*index, &BackendId::NONE),
         Key::Backend(id) => maps.backends.delete(id),
+        Key::SourceRange(range) => maps.source_ranges.delete(&clients(*range)),
+        Key::Node(family) => maps.node.delete(&(*family as u32)),
+        Key::NoMasquerade(range) => maps.no_masquerade.delete(range),
         Key::EndpointMeta(id) => maps.endpoint_meta.delete(id),
         Key::IdentityMeta(id) => maps.identity_meta.delete(id),
         Key::RuleSetMeta(id) => maps.rule_set_meta.delete(id),
@@ -122,6 +134,14 @@ fn range(prefix: RulePrefix) -> RuleRange {
 
 fn prefix(range: RuleRange) -> RulePrefix {
     RulePrefix { key: range.key, bits: range.bits }
+}
+
+fn clients(SourceRange { service, clients }: SourceRange) -> sluice_maps::SourceRange {
+    sluice_maps::SourceRange { service, clients }
+}
+
+fn source_range(range: sluice_maps::SourceRange) -> SourceRange {
+    SourceRange { service: range.service, clients: range.clients }
 }
 
 /// The only place in `EPOCH`.

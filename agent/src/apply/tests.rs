@@ -2,10 +2,11 @@
 
 use sluice_abi::{
     Addr, Backend, BackendId, BackendState, Direction, Endpoint, EndpointId, EndpointMeta, Frontend,
-    FrontendKey, Identity, IdentityMeta, PolicyId, PolicyKind, PolicyMeta, Prefix, Rule, RuleId, RuleKey,
-    RuleMeta, RuleSetId, RuleSetMeta, RuleVerdict, ServiceId, ServiceMeta, Text, maps::Numbers, protocol,
+    FrontendKey, Identity, IdentityMeta, NodeAddr, NodeFamily, PolicyId, PolicyKind, PolicyMeta, Prefix,
+    Rule, RuleId, RuleKey, RuleMeta, RuleSetId, RuleSetMeta, RuleVerdict, ServiceId, ServiceMeta, Text,
+    maps::Numbers, node_flags, protocol,
 };
-use sluice_core::plan::{Actual, Entry, Key, Plan, RulePrefix, Step};
+use sluice_core::plan::{Actual, Entry, Key, Plan, RulePrefix, SourceRange, Step};
 use sluice_maps::{Maps, MapsError, testing::PrivateBpffs};
 
 use super::{apply, read_actual};
@@ -104,6 +105,12 @@ fn everything() -> Plan {
             Entry::Slot(5, BackendId(1)),
             Entry::Slot(6, BackendId(2)),
             Entry::Frontend(FrontendKey { addr, port: [0, 80], protocol: protocol::TCP, scope: 0 }, frontend),
+            Entry::SourceRange(source_range(104), 1),
+            Entry::SourceRange(source_range(96), 1),
+            Entry::Node(NodeFamily::V4, NodeAddr { addr, flags: node_flags::MASQUERADE }),
+            Entry::Node(NodeFamily::V6, NodeAddr { addr: v6, flags: 0 }),
+            Entry::NoMasquerade(Prefix::new(addr, 104), 1),
+            Entry::NoMasquerade(Prefix::host(v6), 1),
             Entry::Interface(3, id),
             Entry::Endpoint(addr, endpoint),
             Entry::Endpoint(v6, endpoint),
@@ -125,8 +132,15 @@ fn some_of_it_changed() -> Plan {
         Step::Delete(Key::Ipcache(Prefix::host(addr))),
         Step::Delete(Key::Ipcache(Prefix::new(addr, 120))),
         Step::Delete(Key::Slot(5)),
+        Step::Delete(Key::SourceRange(source_range(96))),
+        Step::Delete(Key::Node(NodeFamily::V6)),
+        Step::Delete(Key::NoMasquerade(Prefix::new(addr, 104))),
         Step::Delete(Key::Endpoint(addr)),
     ]
+}
+
+fn source_range(bits: u8) -> SourceRange {
+    SourceRange { service: ServiceId(1), clients: Prefix::new(Addr::v4([10, 0, 0, 0]), bits) }
 }
 
 fn rule_prefix(port: u16, bits: u32) -> RulePrefix {

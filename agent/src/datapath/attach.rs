@@ -41,7 +41,7 @@ pub(super) const PRIORITY: u16 = 1;
 pub(super) const HANDLE: TcHandle = TcHandle::new(0, 0x51ce);
 
 /// Every program that is attached to a device.
-pub(super) const HOOKS: [Hook; 3] = [Hook::FromPod, Hook::ToPod, Hook::FromNetdev];
+pub(super) const HOOKS: [Hook; 4] = [Hook::FromPod, Hook::ToPod, Hook::FromNetdev, Hook::ToNetdev];
 
 /// A program that could not be attached to, or replaced on, a device.
 #[derive(Debug, thiserror::Error)]
@@ -104,13 +104,14 @@ impl Datapath {
         self.attach(Hook::ToPod, host_ifname, ifindex)
     }
 
-    /// Attaches the program for packets from the network to an uplink.
+    /// Attaches the programs for packets from and to the network to an uplink; what is attached already stays.
     ///
     /// # Errors
-    /// [`AttachError`].
+    /// [`AttachError`]; a program that was attached before the failing one stays.
     pub fn attach_uplink(&mut self, ifname: &str, ifindex: u32) -> Result<(), AttachError> {
         self.attached.insert(ifindex);
-        self.attach(Hook::FromNetdev, ifname, ifindex)
+        self.attach(Hook::FromNetdev, ifname, ifindex)?;
+        self.attach(Hook::ToNetdev, ifname, ifindex)
     }
 
     /// Removes what keeps a gone device's links alive.
@@ -193,7 +194,7 @@ fn parse_pin(name: &str) -> Option<(u32, Hook)> {
 const fn side(hook: Hook) -> TcAttachType {
     match hook {
         Hook::FromPod | Hook::FromNetdev => TcAttachType::Ingress,
-        Hook::ToPod => TcAttachType::Egress,
+        Hook::ToPod | Hook::ToNetdev => TcAttachType::Egress,
     }
 }
 

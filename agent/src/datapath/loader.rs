@@ -14,23 +14,25 @@ use sluice_maps::Maps;
 use super::{DatapathConfig, LoadError, make_folder};
 
 /// The kernel side, built by `build.rs`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));
 
 /// The programs, in the order of [`HOOKS`].
 pub(super) struct Loaded {
-    pub(super) programs: [SchedClassifier; 3],
+    pub(super) programs: [SchedClassifier; 4],
     /// Names the object with its globals.
     pub(super) digest: String,
 }
 
 /// Every program of the object.
-const HOOKS: [Hook; 3] = [Hook::FromPod, Hook::ToPod, Hook::FromNetdev];
+const HOOKS: [Hook; 4] = [Hook::FromPod, Hook::ToPod, Hook::FromNetdev, Hook::ToNetdev];
 
 /// The read-only globals of `ebpf/src/config.rs`.
 struct Globals {
     has_coarse_time: u8,
     has_check_mtu: u8,
     related_icmp: u8,
+    snat_first_port: u16,
+    snat_last_port: u16,
 }
 
 impl Globals {
@@ -42,6 +44,8 @@ impl Globals {
             has_coarse_time: has(BpfHelper::BPF_FUNC_ktime_get_coarse_ns),
             has_check_mtu: has(BpfHelper::BPF_FUNC_check_mtu),
             related_icmp: u8::from(config.related_icmp),
+            snat_first_port: *config.snat_ports.start(),
+            snat_last_port: *config.snat_ports.end(),
         }
     }
 
@@ -50,6 +54,8 @@ impl Globals {
         let hash = Sha256::new()
             .chain_update(OBJECT)
             .chain_update([self.has_coarse_time, self.has_check_mtu, self.related_icmp])
+            .chain_update(self.snat_first_port.to_ne_bytes())
+            .chain_update(self.snat_last_port.to_ne_bytes())
             .finalize();
         hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
@@ -60,20 +66,19 @@ pub(super) fn load(config: &DatapathConfig, maps: &Maps, folder: &Path) -> Resul
     let globals = Globals::new(config);
     let digest = globals.digest();
     let pins = folder.join(&digest);
-    if let Some(programs) = open_pinned(&pins) {
+    if let Ok(programs) = open_pinned(&pins) {
         return Ok(Loaded { programs, digest });
     }
     make_folder(&pins)?;
     load_object(&globals, maps, &pins)?;
-    let [from_pod, to_pod, from_netdev] = HOOKS;
-    let programs = [open(&pins, from_pod)?, open(&pins, to_pod)?, open(&pins, from_netdev)?];
+    let programs = open_pinned(&pins)?;
     Ok(Loaded { programs, digest })
 }
 
 /// All of the programs or none: a start that was cut short left some.
-fn open_pinned(pins: &Path) -> Option<[SchedClassifier; 3]> {
-    let [from_pod, to_pod, from_netdev] = HOOKS;
-    Some([open(pins, from_pod).ok()?, open(pins, to_pod).ok()?, open(pins, from_netdev).ok()?])
+fn open_pinned(pins: &Path) -> Result<[SchedClassifier; 4], LoadError> {
+    let [from_pod, to_pod, from_netdev, to_netdev] = HOOKS;
+    Ok([open(pins, from_pod)?, open(pins, to_pod)?, open(pins, from_netdev)?, open(pins, to_netdev)?])
 }
 
 fn open(pins: &Path, hook: Hook) -> Result<SchedClassifier, LoadError> {
@@ -88,6 +93,8 @@ fn load_object(globals: &Globals, maps: &Maps, pins: &Path) -> Result<(), LoadEr
     loader.override_global("HAS_COARSE_TIME", &globals.has_coarse_time, true);
     loader.override_global("HAS_CHECK_MTU", &globals.has_check_mtu, true);
     loader.override_global("RELATED_ICMP", &globals.related_icmp, true);
+    loader.override_global("SNAT_FIRST_PORT", &globals.snat_first_port, true);
+    loader.override_global("SNAT_LAST_PORT", &globals.snat_last_port, true);
     for spec in maps::ALL {
         loader.map_pin_path(spec.name, maps.pin_path(spec));
     }
@@ -117,7 +124,7 @@ pub(super) fn remove_others(folder: &Path, digest: &str) -> Result<(), LoadError
     Ok(())
 }
 
-fn remove_if_there(path: &Path) -> Result<(), LoadError> {
+pub(super) fn remove_if_there(path: &Path) -> Result<(), LoadError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(LoadError::Folder { path: path.to_owned(), source })

@@ -1,6 +1,7 @@
 //! The programs in the kernel: loaded or taken over, attached to devices, kept alive by pins.
 //!
-//! [`loader`] loads and pins, [`attach`] attaches, [`clsact`] removes filters, [`sweep`] forgets flows that have expired.
+//! [`loader`] loads and pins, [`attach`] attaches, [`clsact`] removes filters, [`sweep`] forgets flows that have expired;
+//! [`socket`] does all of it for the programs that see the node's own processes, in the cgroup that [`cgroup`] finds.
 //!
 //! **Invariant: the agent's death changes nothing.** Maps, programs and links are pinned under the ABI's folder; an
 //! agent that starts with the same object and the same globals finds its programs there and loads none.
@@ -9,13 +10,16 @@
 //! link in one step.
 
 mod attach;
+mod cgroup;
 mod clsact;
 mod loader;
+mod socket;
 mod sweep;
 
 use std::{
     collections::BTreeSet,
     fs, io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -24,7 +28,9 @@ use sluice_abi::Hook;
 use sluice_maps::{Maps, MapsError};
 
 pub use attach::{AttachError, Mechanism};
+pub use cgroup::{CgroupError, CgroupRoot};
 pub use clsact::{ClsactError, remove_filters};
+pub use socket::{SocketError, Sockets};
 pub use sweep::{Swept, purge, sweep};
 
 /// How the programs are to be loaded.
@@ -34,6 +40,18 @@ pub struct DatapathConfig {
     pub bpffs: PathBuf,
     /// Whether ICMP errors related to known flows pass policy; off only to show what breaks without.
     pub related_icmp: bool,
+    /// Ports that translated sources get; the agent keeps the node's own sockets off them.
+    pub snat_ports: RangeInclusive<u16>,
+}
+
+impl DatapathConfig {
+    /// Ports that translated sources get when nothing else is configured: behind Linux's own default range, 32768–60999.
+    pub const SNAT_PORTS: RangeInclusive<u16> = 61000..=65535;
+
+    /// The defaults, with the BPF file system mounted at `bpffs`.
+    pub fn new(bpffs: PathBuf) -> Self {
+        Self { bpffs, related_icmp: true, snat_ports: Self::SNAT_PORTS }
+    }
 }
 
 /// Why the datapath could not be loaded. Nothing that ran before was changed, unless it says "replacing".
@@ -89,7 +107,9 @@ pub struct Datapath {
     from_pod: SchedClassifier,
     to_pod: SchedClassifier,
     from_netdev: SchedClassifier,
+    to_netdev: SchedClassifier,
     attached: BTreeSet<u32>,
+    sockets: Option<Sockets>,
 }
 
 impl Datapath {
@@ -111,9 +131,19 @@ impl Datapath {
         let loaded = loader::load(config, &maps, &pins.join("programs"))?;
         let links = pins.join("links");
         make_folder(&links)?;
-        let [from_pod, to_pod, from_netdev] = loaded.programs;
-        let mut datapath =
-            Self { maps, links, mechanism, from_pod, to_pod, from_netdev, attached: BTreeSet::new() };
+        let [from_pod, to_pod, from_netdev, to_netdev] = loaded.programs;
+        let attached = BTreeSet::new();
+        let mut datapath = Self {
+            maps,
+            links,
+            mechanism,
+            from_pod,
+            to_pod,
+            from_netdev,
+            to_netdev,
+            attached,
+            sockets: None,
+        };
         datapath.take_over().map_err(LoadError::Replace)?;
         loader::remove_others(&pins.join("programs"), &loaded.digest)?;
         Ok(datapath)
@@ -129,11 +159,32 @@ impl Datapath {
         self.attached.iter().copied()
     }
 
+    /// Lets the node's own processes reach Services (`None`: no longer), also as an earlier agent did. Gives the cgroup of
+    /// those processes.
+    ///
+    /// # Errors
+    /// [`SocketError`]; what was in force stays, and so does everything else.
+    pub fn serve_sockets(&mut self, root: Option<&CgroupRoot>) -> Result<Option<&Path>, SocketError> {
+        self.sockets = root.map(|root| Sockets::start(&self.maps, root)).transpose()?;
+        if self.sockets.is_none() {
+            Sockets::stop(&self.maps)?;
+        }
+        Ok(self.sockets.as_ref().map(Sockets::cgroup))
+    }
+
+    /// Says that a plan has changed backends or frontends, which connected sockets may have to hear of.
+    pub fn tell_sockets(&self) {
+        if let Some(sockets) = &self.sockets {
+            sockets.changed();
+        }
+    }
+
     fn program(&mut self, hook: Hook) -> &mut SchedClassifier {
         match hook {
             Hook::FromPod => &mut self.from_pod,
             Hook::ToPod => &mut self.to_pod,
             Hook::FromNetdev => &mut self.from_netdev,
+            Hook::ToNetdev => &mut self.to_netdev,
         }
     }
 }

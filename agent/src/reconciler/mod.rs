@@ -15,6 +15,7 @@
 
 mod endpoints;
 mod rejections;
+mod services;
 mod uplinks;
 
 use std::{
@@ -28,8 +29,8 @@ use sluice_abi::{Addr, EndpointId};
 use sluice_core::{
     cluster::{Change, LocalEndpoint},
     compile::Compiler,
-    diff::{Limits, Outcome, diff},
-    plan::{Actual, Plan, Step},
+    diff::{Differ, Limits, Outcome},
+    plan::{Actual, Entry, Key, Plan, Step},
 };
 use sluice_maps::{Maps, MapsError};
 use tokio::{
@@ -44,6 +45,7 @@ use crate::{
     apply::{ApplyError, apply, read_actual},
     causes::Causes,
     datapath::{Datapath, Swept, purge, sweep},
+    health_checks::HealthChecks,
     metrics::{Metrics, State},
     netlink::{self, Addresses, Snapshot, Uplink},
     notice::Notice,
@@ -73,6 +75,8 @@ pub struct Published {
     pub uplinks: BTreeSet<Uplink>,
     /// How often routes may have been lost.
     pub disturbances: u64,
+    /// What load balancers may ask.
+    pub health_checks: HealthChecks,
 }
 
 /// Where inputs come from.
@@ -90,6 +94,7 @@ pub struct Inputs {
 #[derive(Debug)]
 pub struct Reconciler {
     compiler: Compiler,
+    differ: Differ,
     actual: Actual,
     datapath: Datapath,
     topology: Topology,
@@ -135,6 +140,7 @@ impl Reconciler {
         let swept_maps = Arc::new(Maps::open(datapath.maps().bpffs())?);
         let mut reconciler = Self {
             compiler,
+            differ: Differ::new(Limits::default()),
             actual,
             datapath,
             topology,
@@ -273,8 +279,12 @@ impl Reconciler {
             netlink::Event::Addresses(addresses) => {
                 self.addresses = addresses;
                 self.tell_node_addresses();
+                self.tell_uplink_addresses();
             }
-            netlink::Event::Uplinks(uplinks) => self.take_uplinks(uplinks),
+            netlink::Event::Uplinks(uplinks) => {
+                self.take_uplinks(uplinks);
+                self.tell_uplink_addresses();
+            }
             netlink::Event::Disturbed => self.published.send_modify(|published| published.disturbances += 1),
         }
     }
@@ -327,8 +337,8 @@ impl Reconciler {
 
     fn plan_and_execute(&mut self) -> Result<(), ApplyError> {
         let begun = Instant::now();
-        let Outcome { mut plan, rejected, in_force } =
-            diff(self.compiler.desired(), &self.actual, &Limits::default());
+        let (desired, changes) = self.compiler.desired_changes();
+        let Outcome { mut plan, rejected, in_force } = self.differ.plan(desired, &changes, &self.actual);
         self.tell_rejected(&rejected);
         // Everything is in force before the first wait for readers; nobody has to wait for the clearing up after it.
         let is_grace = |step: &Step| matches!(step, Step::Grace);
@@ -337,6 +347,7 @@ impl Reconciler {
         self.metrics.plan_seconds.observe(begun.elapsed().as_secs_f64());
         self.in_force = in_force.difference(&self.bare).copied().collect();
         self.answer_waiters();
+        self.publish_health_checks();
         self.execute(&clearing_up)?;
         self.dirty = !rejected.is_empty() && !clearing_up.is_empty();
         if self.published.send_if_modified(|published| !std::mem::replace(&mut published.ready, true)) {
@@ -376,16 +387,29 @@ impl Reconciler {
         let applied = apply(plan, self.datapath.maps());
         self.metrics.count_plan(plan.len(), applied.is_ok());
         match &applied {
-            Ok(()) => plan.iter().for_each(|step| self.actual.apply(step)),
-            Err(_) => match read_actual(self.datapath.maps()) {
-                Ok(actual) => self.actual = actual,
-                // The next plan is made of what was believed; the maps refuse what does not fit it.
-                Err(error) => error!(error = %Causes(&error), "maps not read back"),
-            },
+            Ok(()) => {
+                plan.iter().for_each(|step| self.actual.apply(step));
+                if plan.iter().any(may_strand_sockets) {
+                    self.datapath.tell_sockets();
+                }
+            }
+            Err(_) => {
+                self.differ.forget();
+                match read_actual(self.datapath.maps()) {
+                    Ok(actual) => self.actual = actual,
+                    // The next plan is made of what was believed; the maps refuse what does not fit it.
+                    Err(error) => error!(error = %Causes(&error), "maps not read back"),
+                }
+            }
         }
         debug!(steps = plan.len(), "plan applied");
         applied
     }
+}
+
+/// Whether a connected socket may be somewhere now where it should not stay.
+fn may_strand_sockets(step: &Step) -> bool {
+    matches!(step, Step::Delete(Key::Backend(_)) | Step::Put(Entry::Frontend(..)))
 }
 
 /// What a task that may be under way ends with; without one, never.

@@ -27,13 +27,22 @@ impl Reconciler {
             if self.rejected.contains(words) {
                 continue;
             }
-            error!(rejection = words, "does not fit: the old state stays in force");
+            let reason = if matches!(rejection, Rejection::Contested { .. }) {
+                warn!(rejection = words, "asked for twice: the first by name has it");
+                Reason::Contested
+            } else if matches!(rejection, Rejection::Table { .. }) {
+                warn!(rejection = words, "does not fit: served all the same");
+                Reason::DoesNotFit
+            } else {
+                error!(rejection = words, "does not fit: the old state stays in force");
+                Reason::DoesNotFit
+            };
             for object in self.concerned(rejection) {
-                self.tell(object, Reason::DoesNotFit, words.clone());
+                self.tell(object, reason, words.clone());
             }
         }
         for words in self.rejected.iter().filter(|words| !rejected.contains_key(*words)) {
-            info!(rejection = words, "fits now");
+            info!(rejection = words, "no longer left out");
         }
         self.rejected = rejected.into_keys().collect();
     }
@@ -50,8 +59,12 @@ impl Reconciler {
                 .endpoints
                 .get(endpoint)
                 .map_or_else(node, |endpoint| vec![ObjectKey::Pod(endpoint.pod_name())]),
-            Rejection::Addresses { .. } | Rejection::Policies { .. } => node(),
-            Rejection::Service { service, .. } => vec![ObjectKey::Service(service.clone())],
+            Rejection::Addresses { .. } | Rejection::Policies { .. } | Rejection::Node { .. } => node(),
+            Rejection::Service { service, .. }
+            | Rejection::Table { service, .. }
+            | Rejection::Contested { service, .. } => {
+                vec![ObjectKey::Service(service.clone())]
+            }
         }
     }
 

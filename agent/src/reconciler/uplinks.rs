@@ -32,6 +32,11 @@ impl Uplinks {
         self.retry.as_ref().map(|retry| retry.at)
     }
 
+    /// The uplinks, by index.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = &Uplink> {
+        self.wanted.iter()
+    }
+
     /// An uplink without its program: the first by index.
     pub(super) fn bare(&self) -> Option<&Uplink> {
         self.bare.first()

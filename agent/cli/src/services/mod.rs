@@ -1,9 +1,13 @@
 //! `sluice services`: where Services listen, and who answers.
 
-use std::net::IpAddr;
+pub(crate) mod trace;
+
+use std::{collections::BTreeSet, net::IpAddr};
 
 use serde::Serialize;
-use sluice_abi::{Backend, BackendId, BackendState, Frontend, FrontendKey, FrontendScope, frontend_flags};
+use sluice_abi::{
+    Backend, BackendId, BackendState, Frontend, FrontendKey, FrontendScope, ServiceId, frontend_flags,
+};
 use sluice_maps::{Maps, MapsError};
 
 use crate::{
@@ -23,17 +27,29 @@ pub(crate) struct Services {
 struct Row {
     /// Namespace and name; none when the name is gone.
     service: Option<String>,
+    /// What kind of address it is.
+    kind: &'static str,
+    /// The address; of a NodePort, the unspecified one stands for every address of the node that takes NodePorts.
     address: IpAddr,
     port: u16,
     protocol: String,
+    /// The Service's own port.
+    service_port: u16,
+    /// Who may use it: `internal` are pods and the node itself, `external` are clients outside.
     scope: &'static str,
     /// Session affinity; none when clients are spread.
     affinity_seconds: Option<u32>,
-    /// Those that take new flows; without any, flows are refused.
+    /// Only backends of this node count.
+    local_only: bool,
+    /// Size of the table of consistent hashing; none when chance decides.
+    maglev_table: Option<u32>,
+    /// Clients that may use it; none when everybody may.
+    source_ranges: Option<Vec<String>>,
+    /// Those that take new flows; without any, flows are refused, or dropped where only those of this node count.
     backends: Vec<BackendRow>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct BackendRow {
     id: u32,
@@ -53,23 +69,69 @@ pub(crate) fn answer(maps: &Maps) -> Result<Services, MapsError> {
     Ok(Services { frontends })
 }
 
-fn sort_key(row: &Row) -> (&Option<String>, IpAddr, u16, &str, &str) {
-    (&row.service, row.address, row.port, &row.protocol, row.scope)
+fn sort_key(row: &Row) -> (&Option<String>, &str, IpAddr, u16, &str, &str) {
+    (&row.service, row.kind, row.address, row.port, &row.protocol, row.scope)
 }
 
 fn row(maps: &Maps, key: &FrontendKey, frontend: &Frontend) -> Result<Row, MapsError> {
-    let slots = frontend.first_slot..frontend.first_slot.saturating_add(frontend.count);
-    let backends = slots.map(|slot| backend(maps, maps.slots.get(slot)?)).collect::<Result<Vec<_>, _>>()?;
-    let has_affinity = frontend.flags & frontend_flags::AFFINITY != 0;
+    let has = |flag| frontend.flags & flag != 0;
+    let ranges =
+        if has(frontend_flags::SOURCE_RANGES) { Some(source_ranges(maps, frontend.service)?) } else { None };
+    let backends = backend_ids(maps, frontend)?.into_iter().map(|id| backend(maps, id));
     Ok(Row {
         service: Names(maps).service(frontend.service)?,
+        kind: kind(key, frontend),
         address: key.addr.into(),
         port: u16::from_be_bytes(key.port),
         protocol: names::protocol(key.protocol),
-        scope: if key.scope == FrontendScope::Internal as u8 { "internal" } else { "external" },
-        affinity_seconds: has_affinity.then_some(frontend.affinity_s),
-        backends,
+        service_port: u16::from_be_bytes(frontend.service_port),
+        scope: scope(key.scope),
+        affinity_seconds: has(frontend_flags::AFFINITY).then_some(frontend.affinity_s),
+        local_only: has(frontend_flags::LOCAL),
+        maglev_table: has(frontend_flags::MAGLEV).then_some(frontend.count),
+        source_ranges: ranges,
+        backends: backends.collect::<Result<_, _>>()?,
     })
+}
+
+fn scope(number: u8) -> &'static str {
+    if number == FrontendScope::Internal as u8 { "internal" } else { "external" }
+}
+
+fn kind(key: &FrontendKey, frontend: &Frontend) -> &'static str {
+    if key.addr == FrontendKey::NODE_V4 || key.addr == FrontendKey::NODE_V6 {
+        "NodePort"
+    } else if frontend.flags & frontend_flags::LOAD_BALANCER != 0 {
+        "LoadBalancer"
+    } else if frontend.flags & frontend_flags::EXTERNAL_IP != 0 {
+        "ExternalIP"
+    } else {
+        "ClusterIP"
+    }
+}
+
+/// What stands in a frontend's slots, once each.
+fn backend_ids(maps: &Maps, frontend: &Frontend) -> Result<Vec<BackendId>, MapsError> {
+    let mut seen = BTreeSet::new();
+    let mut ids = Vec::new();
+    for slot in frontend.first_slot..frontend.first_slot.saturating_add(frontend.count) {
+        let id = maps.slots.get(slot)?;
+        if seen.insert(id) {
+            ids.push(id);
+        }
+    }
+    Ok(ids)
+}
+
+fn source_ranges(maps: &Maps, service: ServiceId) -> Result<Vec<String>, MapsError> {
+    let mut ranges = Vec::new();
+    maps.source_ranges.for_each(|range, _| {
+        if range.service == service {
+            ranges.push(range.clients);
+        }
+    })?;
+    ranges.sort_unstable();
+    Ok(ranges.iter().map(ToString::to_string).collect())
 }
 
 fn backend(maps: &Maps, id: BackendId) -> Result<BackendRow, MapsError> {
@@ -97,15 +159,24 @@ impl Answer for Services {
             let backends: Vec<_> = row.backends.iter().map(backend_text).collect();
             [
                 output::or_dash(row.service.as_ref()),
+                row.kind.to_owned(),
                 std::net::SocketAddr::new(row.address, row.port).to_string(),
                 row.protocol.clone(),
                 row.scope.to_owned(),
-                output::or_dash(row.affinity_seconds.map(|seconds| format!("{seconds}s"))),
+                output::list(&flags_text(row)),
                 output::list(&backends),
             ]
         });
-        output::table(["SERVICE", "ADDRESS", "PROTOCOL", "SCOPE", "AFFINITY", "BACKENDS"], rows)
+        output::table(["SERVICE", "KIND", "ADDRESS", "PROTOCOL", "SCOPE", "FLAGS", "BACKENDS"], rows)
     }
+}
+
+fn flags_text(row: &Row) -> Vec<String> {
+    let affinity = row.affinity_seconds.map(|seconds| format!("affinity {seconds}s"));
+    let local = row.local_only.then(|| "local only".to_owned());
+    let maglev = row.maglev_table.map(|size| format!("maglev {size}"));
+    let ranges = row.source_ranges.as_ref().map(|ranges| format!("from {}", ranges.join(" ")));
+    [affinity, local, maglev, ranges].into_iter().flatten().collect()
 }
 
 fn backend_text(row: &BackendRow) -> String {

@@ -1,15 +1,15 @@
 //! A small node: two pods in force, one not yet, one Service, two policies, some flows and drops.
 
 use sluice_abi::{
-    Addr, Backend, BackendId, BackendState, Counter, CtEntry, CtState, Direction, DropKey, DropReason,
-    DropRecord, Endpoint, EndpointId, EndpointMeta, FlowKey, Frontend, FrontendKey, FrontendScope, Identity,
-    IdentityMeta, Judgement, PolicyId, PolicyKind, PolicyMeta, Prefix, Rule, RuleId, RuleKey, RuleMeta,
-    RuleSetId, RuleSetMeta, RuleVerdict, ServiceId, ServiceMeta, Text, Tuple, endpoint_flags, flow_flags,
-    frontend_flags,
+    Addr, Affinity, AffinityKey, Backend, BackendId, BackendState, Counter, CtEntry, CtState, Direction,
+    DropKey, DropReason, DropRecord, Endpoint, EndpointId, EndpointMeta, FlowKey, Frontend, FrontendKey,
+    FrontendScope, Identity, IdentityMeta, Judgement, PolicyId, PolicyKind, PolicyMeta, Prefix, Rule, RuleId,
+    RuleKey, RuleMeta, RuleSetId, RuleSetMeta, RuleVerdict, ServiceId, ServiceMeta, Text, Tuple,
+    endpoint_flags, flow_flags, frontend_flags,
     maps::COUNTERS,
     protocol::{ICMP, TCP, UDP},
 };
-use sluice_maps::{Maps, RuleRange, pins};
+use sluice_maps::{Maps, RuleRange, SourceRange, pins};
 
 const API: Addr = Addr::v4([10, 1, 0, 5]);
 const API_V6: Addr = Addr([0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5]);
@@ -18,6 +18,9 @@ const NEW: Addr = Addr::v4([10, 1, 0, 7]);
 const NODE: Addr = Addr::v4([192, 0, 2, 10]);
 const VIP: Addr = Addr::v4([10, 96, 0, 20]);
 const REMOTE: Addr = Addr::v4([10, 2, 0, 9]);
+const OTHER: Addr = Addr::v4([10, 2, 0, 10]);
+const BALANCER: Addr = Addr::v4([203, 0, 113, 80]);
+const EXTERNAL: Addr = Addr::v4([203, 0, 113, 90]);
 const OUTSIDE: Addr = Addr::v4([198, 51, 100, 7]);
 
 const API_INGRESS: RuleSetId = RuleSetId(1);
@@ -109,7 +112,7 @@ fn endpoints(maps: &Maps) {
         mac: [2, 0, 0, 0, 0, id as u8],
         ..Endpoint::default()
     };
-    let node = Endpoint { flags: endpoint_flags::HOST, ..Endpoint::default() };
+    let node = Endpoint { flags: endpoint_flags::HOST | endpoint_flags::NODE_PORT, ..Endpoint::default() };
     for (addr, endpoint) in [
         (API, pod(1, API_INGRESS, OPEN_EGRESS)),
         (API_V6, pod(1, API_INGRESS, OPEN_EGRESS)),
@@ -148,19 +151,40 @@ fn rules(maps: &Maps) {
 }
 
 fn services(maps: &Maps) {
-    for (id, addr, state) in [(1, API, BackendState::Active), (2, REMOTE, BackendState::Terminating)] {
+    let backends = [
+        (1, API, BackendState::Active),
+        (2, REMOTE, BackendState::Terminating),
+        (3, OTHER, BackendState::Active),
+    ];
+    for (id, addr, state) in backends {
         let backend = Backend { addr, port: 8080u16.to_be_bytes(), protocol: TCP, state: state as u8 };
         maps.backends.put(&BackendId(id), &backend).expect("backend");
     }
-    for (slot, id) in [(10, 1), (11, 2), (12, 9)] {
+    for (slot, id) in [(10, 1), (11, 2), (12, 9), (20, 1), (21, 3), (22, 1), (23, 1)] {
         maps.slots.put(slot, &BackendId(id)).expect("slot");
     }
-    let scope = FrontendScope::Internal as u8;
-    let port = |port: u16| FrontendKey { addr: VIP, port: port.to_be_bytes(), protocol: TCP, scope };
-    let (service, flags) = (ServiceId(1), frontend_flags::AFFINITY);
-    let frontend = Frontend { first_slot: 10, count: 3, service, affinity_s: 10_800, flags, reserved: 0 };
-    maps.frontends.put(&port(80), &frontend).expect("frontend");
-    maps.frontends.put(&port(81), &Frontend { service, ..Frontend::default() }).expect("frontend");
+    let (inside, outside) = (FrontendScope::Internal, FrontendScope::External);
+    let put = |addr, port: u16, scope, frontend: Frontend| {
+        let key = FrontendKey { addr, port: port.to_be_bytes(), protocol: TCP, scope: scope as u8 };
+        maps.frontends.put(&key, &frontend).expect("frontend");
+    };
+    let service_port = 80u16.to_be_bytes();
+    let all =
+        Frontend { first_slot: 10, count: 3, service: ServiceId(1), service_port, ..Frontend::default() };
+    put(VIP, 80, inside, Frontend { affinity_s: 10_800, flags: frontend_flags::AFFINITY, ..all });
+    put(VIP, 81, inside, Frontend { count: 0, first_slot: 0, service_port: 81u16.to_be_bytes(), ..all });
+    put(FrontendKey::NODE_V4, 30_080, inside, all);
+    let none_here = Frontend { count: 0, first_slot: 0, flags: frontend_flags::LOCAL, ..all };
+    put(FrontendKey::NODE_V4, 30_080, outside, none_here);
+    let table = frontend_flags::MAGLEV | frontend_flags::SOURCE_RANGES | frontend_flags::LOAD_BALANCER;
+    put(BALANCER, 80, outside, Frontend { first_slot: 20, count: 4, flags: table, ..all });
+    put(BALANCER, 80, inside, Frontend { flags: frontend_flags::LOAD_BALANCER, ..all });
+    put(EXTERNAL, 80, inside, Frontend { count: 1, flags: frontend_flags::EXTERNAL_IP, ..all });
+    let clients = Prefix::new(Addr::v4([198, 51, 100, 0]), 96 + 24);
+    maps.source_ranges.put(&SourceRange { service: ServiceId(1), clients }, &1).expect("range");
+    let client = AffinityKey { client: WEB, service: ServiceId(1), service_port, protocol: TCP, reserved: 0 };
+    let affinity = Affinity { last_used_ns: fresh(0), backend: BackendId(1), reserved: 0 };
+    maps.affinity.put(&client, &affinity).expect("affinity");
 }
 
 fn flows(maps: &Maps) {
@@ -181,6 +205,18 @@ fn flows(maps: &Maps) {
     put_flow(maps, true, direct, open);
     let alias = CtEntry { other: direct, flags: flow_flags::ALIAS, state: 0, ..open };
     put_flow(maps, true, foreign, alias);
+    // A client outside comes by way of the node to a backend elsewhere, and web-0 goes out of the cluster.
+    let balanced = tuple(OUTSIDE, 40_001, BALANCER, 80, TCP);
+    let led = CtEntry {
+        other: balanced,
+        backend: BackendId(3),
+        flags: flow_flags::TRANSLATED | flow_flags::SNAT,
+        judged: Default::default(),
+        ..open
+    };
+    put_flow(maps, true, tuple(NODE, 61_000, OTHER, 8080, TCP), led);
+    let out = CtEntry { other: tuple(WEB, 40_002, OUTSIDE, 443, TCP), backend: BackendId(0), ..led };
+    put_flow(maps, true, tuple(NODE, 61_001, OUTSIDE, 443, TCP), out);
     // The node's kubelet probes api-0; nothing has come back yet.
     let probe = CtEntry {
         last_seen_ns: fresh(0),
