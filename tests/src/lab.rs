@@ -17,7 +17,8 @@ use aya::{
 use nix::sched::{CloneFlags, unshare};
 use sluice_abi::{
     Addr, Backend, BackendId, BackendState, DropReason, Endpoint, EndpointId, Frontend, FrontendKey,
-    FrontendScope, Hook, Identity, Rule, RuleId, RuleKey, RuleSetId, RuleVerdict, ServiceId, endpoint_flags,
+    FrontendScope, Hook, Identity, NodeAddr, NodeFamily, Prefix, Rule, RuleId, RuleKey, RuleSetId,
+    RuleVerdict, ServiceId, endpoint_flags,
 };
 use sluice_agent::datapath::{Datapath, DatapathConfig};
 use sluice_maps::{Maps, RuleRange, testing::PrivateBpffs};
@@ -76,7 +77,7 @@ pub const UPLINK: u32 = 1;
 pub struct Lab {
     bpffs: PrivateBpffs,
     datapath: Datapath,
-    programs: [SchedClassifier; 3],
+    programs: [SchedClassifier; 4],
     devices: u32,
 }
 
@@ -119,10 +120,11 @@ impl Lab {
     fn bare_with(change: impl FnOnce(&mut DatapathConfig)) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of the thread's own (needs root)");
         let bpffs = PrivateBpffs::mount();
-        let mut config = DatapathConfig { bpffs: bpffs.path().to_owned(), related_icmp: true };
+        let mut config = DatapathConfig::new(bpffs.path().to_owned());
         change(&mut config);
         let datapath = Datapath::load(&config).expect("loading the programs");
-        let programs = [Hook::FromPod, Hook::ToPod, Hook::FromNetdev].map(|hook| pinned(bpffs.path(), hook));
+        let programs = [Hook::FromPod, Hook::ToPod, Hook::FromNetdev, Hook::ToNetdev]
+            .map(|hook| pinned(bpffs.path(), hook));
         Self { bpffs, datapath, programs, devices: 0 }
     }
 
@@ -193,8 +195,32 @@ impl Lab {
     /// # Panics
     /// When the map refuses.
     pub fn node_address(&mut self, addr: IpAddr) {
-        let host = Endpoint { flags: endpoint_flags::HOST, ..Endpoint::default() };
+        self.host_endpoint(addr, endpoint_flags::HOST);
+    }
+
+    /// Makes an address the node's own that takes NodePorts and is what the node translates sources to; `flags` are of
+    /// [`sluice_abi::node_flags`].
+    ///
+    /// # Panics
+    /// When a map refuses.
+    pub fn node(&mut self, addr: IpAddr, flags: u32) {
+        self.host_endpoint(addr, endpoint_flags::HOST | endpoint_flags::NODE_PORT);
+        let family = if addr.is_ipv4() { NodeFamily::V4 } else { NodeFamily::V6 };
+        let node = NodeAddr { addr: addr.into(), flags };
+        self.maps().node.put(&(family as u32), &node).expect("the node's address");
+    }
+
+    fn host_endpoint(&mut self, addr: IpAddr, flags: u16) {
+        let host = Endpoint { flags, ..Endpoint::default() };
         self.maps().endpoints.put(&addr.into(), &host).expect("an endpoint");
+    }
+
+    /// Lets an address see pods' own addresses.
+    ///
+    /// # Panics
+    /// When the map refuses.
+    pub fn no_masquerade(&mut self, addr: IpAddr) {
+        self.maps().no_masquerade.put(&Prefix::host(addr.into()), &1).expect("a range");
     }
 
     /// Adds a rule; `ports` is protocol and port, `None` every protocol.
@@ -230,7 +256,24 @@ impl Lab {
     /// # Panics
     /// When a map refuses.
     pub fn service(&mut self, at: SocketAddr, protocol: u8, backends: &[SocketAddr], first: u32) {
-        for (number, backend) in (first..).zip(backends) {
+        let frontend = Frontend { first_slot: first, service: ServiceId(1), ..Frontend::default() };
+        self.frontend(at, protocol, FrontendScope::Internal, frontend, backends);
+    }
+
+    /// Makes a frontend; its backends get the numbers from `frontend.first_slot` on, which are its slots too. A port of
+    /// the node is at the unspecified address.
+    ///
+    /// # Panics
+    /// When a map refuses.
+    pub fn frontend(
+        &mut self,
+        at: SocketAddr,
+        protocol: u8,
+        scope: FrontendScope,
+        frontend: Frontend,
+        backends: &[SocketAddr],
+    ) {
+        for (number, backend) in (frontend.first_slot..).zip(backends) {
             let value = Backend {
                 addr: backend.ip().into(),
                 port: backend.port().to_be_bytes(),
@@ -240,14 +283,9 @@ impl Lab {
             self.maps().backends.put(&BackendId(number), &value).expect("a backend");
             self.maps().slots.put(number, &BackendId(number)).expect("a slot");
         }
-        let key = FrontendKey {
-            addr: at.ip().into(),
-            port: at.port().to_be_bytes(),
-            protocol,
-            scope: FrontendScope::Internal as u8,
-        };
-        let count = backends.len() as u32;
-        let frontend = Frontend { first_slot: first, count, service: ServiceId(1), ..Frontend::default() };
+        let key =
+            FrontendKey { addr: at.ip().into(), port: at.port().to_be_bytes(), protocol, scope: scope as u8 };
+        let frontend = Frontend { count: backends.len() as u32, ..frontend };
         self.maps().frontends.put(&key, &frontend).expect("a frontend");
     }
 
@@ -256,8 +294,17 @@ impl Lab {
     /// # Panics
     /// When the kernel cannot run it, or the return value is none that a program gives.
     pub fn run(&self, hook: Hook, ifindex: u32, packet: &[u8]) -> Output {
+        self.run_forwarded(hook, ifindex, 0, packet)
+    }
+
+    /// Runs the hook on a packet that came by the interface `from`, where the hook is on the way out.
+    ///
+    /// # Panics
+    /// As [`Lab::run`].
+    pub fn run_forwarded(&self, hook: Hook, ifindex: u32, from: u32, packet: &[u8]) -> Output {
         let mut out = vec![0; packet.len() + 256];
-        let context = context(ifindex);
+        let mut context = context(ifindex);
+        context[36..40].copy_from_slice(&from.to_ne_bytes());
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut out),
@@ -293,6 +340,7 @@ impl Lab {
             Hook::FromPod => &self.programs[0],
             Hook::ToPod => &self.programs[1],
             Hook::FromNetdev => &self.programs[2],
+            Hook::ToNetdev => &self.programs[3],
         }
     }
 }
@@ -337,7 +385,8 @@ pub fn action(return_value: u32) -> Option<Action> {
     }
 }
 
-/// A `struct __sk_buff` (`linux/bpf.h`) up to and with `ifindex`, the only field that is not zero.
+/// A `struct __sk_buff` (`linux/bpf.h`) up to and with `ifindex`, the only field that is not zero; `ingress_ifindex` is
+/// before it.
 pub fn context(ifindex: u32) -> [u8; 44] {
     let mut context = [0; 44];
     context[40..].copy_from_slice(&ifindex.to_ne_bytes());

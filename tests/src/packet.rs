@@ -83,6 +83,61 @@ pub fn too_big(router: IpAddr, packet: &[u8], mtu: u16) -> Vec<u8> {
     }
 }
 
+/// "Port unreachable" from `router` about `packet`, to that packet's source.
+pub fn unreachable(router: IpAddr, packet: &[u8]) -> Vec<u8> {
+    let about = tuple(packet);
+    let quoted = &packet[ETH_LEN..];
+    match router {
+        IpAddr::V4(_) => written!(ip(router, about.src.ip()).icmpv4_raw(3, 3, [0; 4]), quoted),
+        IpAddr::V6(_) => written!(ip(router, about.src.ip()).icmpv6_raw(1, 4, [0; 4]), quoted),
+    }
+}
+
+/// The identifier of an ICMP or ICMPv6 echo.
+pub fn echo_id(packet: &[u8]) -> u16 {
+    u16::from_be_bytes(bytes(&packet[l4_offset(packet) + 4..]))
+}
+
+/// The packet as the first or a later fragment of a datagram; a later one starts with its payload's first bytes.
+///
+/// # Panics
+/// When the packet has extension headers.
+pub fn fragment(packet: &[u8], is_first: bool) -> Vec<u8> {
+    let mut fragment = packet.to_vec();
+    // Later ones begin at byte 64 of the datagram.
+    let offset_and_flags: u16 = match (packet[ETH_LEN] >> 4, is_first) {
+        (4, true) => 0x2000,
+        (4, false) => 64 / 8,
+        (_, true) => 1,
+        (_, false) => 64,
+    };
+    let [high, low] = offset_and_flags.to_be_bytes();
+    if packet[ETH_LEN] >> 4 == 4 {
+        fragment[ETH_LEN + 6..ETH_LEN + 8].copy_from_slice(&[high, low]);
+        fix_ipv4_checksum(&mut fragment);
+        return fragment;
+    }
+    let header = [packet[ETH_LEN + 6], 0, high, low, 0, 0, 0, 9];
+    fragment[ETH_LEN + 6] = 44;
+    fragment.splice(ETH_LEN + 40..ETH_LEN + 40, header);
+    let payload = (fragment.len() - ETH_LEN - 40) as u16;
+    fragment[ETH_LEN + 4..ETH_LEN + 6].copy_from_slice(&payload.to_be_bytes());
+    fragment
+}
+
+/// Source and destination address of a packet.
+///
+/// # Panics
+/// When the packet is not IP.
+pub fn addresses(packet: &[u8]) -> (IpAddr, IpAddr) {
+    let l3 = &packet[ETH_LEN..];
+    match l3[0] >> 4 {
+        4 => (bytes::<4>(&l3[12..]).into(), bytes::<4>(&l3[16..]).into()),
+        6 => (bytes::<16>(&l3[8..]).into(), bytes::<16>(&l3[24..]).into()),
+        version => panic!("IP version {version}"),
+    }
+}
+
 /// Any other IP protocol.
 pub fn other(src: IpAddr, dst: IpAddr, protocol: u8) -> Vec<u8> {
     let mut packet = Vec::new();
@@ -153,12 +208,7 @@ pub fn checked(packet: &[u8]) -> Ends {
 /// # Panics
 /// When the packet is not IP.
 pub fn tuple(packet: &[u8]) -> Ends {
-    let l3 = &packet[ETH_LEN..];
-    let (src, dst): (IpAddr, IpAddr) = match l3[0] >> 4 {
-        4 => (bytes::<4>(&l3[12..]).into(), bytes::<4>(&l3[16..]).into()),
-        6 => (bytes::<16>(&l3[8..]).into(), bytes::<16>(&l3[24..]).into()),
-        version => panic!("IP version {version}"),
-    };
+    let (src, dst) = addresses(packet);
     let l4 = &packet[l4_offset(packet)..];
     let (src_port, dst_port) = match protocol(packet) {
         6 | 17 => (u16::from_be_bytes(bytes(l4)), u16::from_be_bytes(bytes(&l4[2..]))),

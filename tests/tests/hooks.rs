@@ -654,6 +654,22 @@ fn an_alias_whose_flow_has_ended_leaves_alone_the_flow_that_has_its_tuple_now() 
 }
 
 #[test]
+fn a_flow_whose_alias_was_evicted_finds_its_backend_again() {
+    let mut lab = Lab::new();
+    let (a, b) = (lab.pod(), lab.pod());
+    for (like, first) in BOTH.into_iter().zip([10, 20]) {
+        lab.service(vip(like, 80), protocol::TCP, &[b.at(like, 8000)], first);
+        let syn = packet::tcp(a.at(like, 1000), vip(like, 80), "S");
+        lab.from_pod(&a, &syn);
+        let flows = lab.maps().ct_half_open.entries().expect("flows");
+        for (key, _) in flows.iter().filter(|(_, flow)| flow.flags & sluice_abi::flow_flags::ALIAS != 0) {
+            lab.maps().ct_half_open.delete(key).expect("deleted");
+        }
+        assert_eq!(packet::checked(&lab.from_pod(&a, &syn).packet).dst, b.at(like, 8000));
+    }
+}
+
+#[test]
 fn the_reserved_source_of_hairpins_comes_from_no_network() {
     let mut lab = Lab::new();
     let a = lab.pod();

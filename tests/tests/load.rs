@@ -9,7 +9,7 @@ const BUDGET: u32 = 100_000;
 #[test]
 fn every_program_passes_the_verifier_within_its_budget() {
     let lab = Lab::new();
-    for hook in [Hook::FromPod, Hook::ToPod, Hook::FromNetdev] {
+    for hook in [Hook::FromPod, Hook::ToPod, Hook::FromNetdev, Hook::ToNetdev] {
         let info = lab.program(hook).info().expect("the program's description");
         // The kernel tells the number since 5.16.
         if let Some(verified) = info.verified_instruction_count().filter(|count| *count != 0) {

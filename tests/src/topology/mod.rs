@@ -32,6 +32,8 @@ pub use node::{AgentOptions, Node};
 pub use objects::Objects;
 pub use pod::{Pod, PodSpec};
 
+use crate::cgroup::OwnCgroup;
+
 /// How long anything may take that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -62,6 +64,8 @@ pub struct Cluster {
     nodes: Vec<Node>,
     /// Holds the file system that has the objects.
     _shared: Mounts,
+    /// Holds the processes of all nodes; each agent tells its own by their network namespace.
+    _cgroup: OwnCgroup,
 }
 
 impl Cluster {
@@ -81,12 +85,13 @@ impl Cluster {
         let objects = Objects::new(shared.path(OBJECTS));
         let (router, outside) = (Netns::new()?, Netns::new()?);
         set_up_router(&router, &outside)?;
-        let nodes =
-            (1..=count).map(|number| Node::new(number, &shared, &router)).collect::<Result<Vec<_>>>()?;
+        let cgroup = OwnCgroup::enter()?;
+        let nodes = (1..=count).map(|number| Node::new(number, &shared, &router, &cgroup));
+        let nodes = nodes.collect::<Result<Vec<_>>>()?;
         for node in &nodes {
             objects.put(&format!("node-{}", node.number), &node.object())?;
         }
-        Ok(Self { objects, router, outside, nodes, _shared: shared })
+        Ok(Self { objects, router, outside, nodes, _shared: shared, _cgroup: cgroup })
     }
 
     /// Makes a cluster and starts an agent on every node.

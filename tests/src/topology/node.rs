@@ -22,6 +22,7 @@ use super::{
     FORWARDING, OBJECTS, binary, eventually,
     namespace::{Mounts, Netns, mount_new, words_of},
 };
+use crate::cgroup::OwnCgroup;
 
 const CONFLIST: &str = "/run/cni/10-sluice.conflist";
 const SOCKET: &str = "/run/sluice/agent.sock";
@@ -46,6 +47,8 @@ pub struct Node {
     pub netns: Netns,
     /// Its mounts: `/run/sluice`, `/run/cni`, `/var/lib` and `/sys/fs/bpf` are its own.
     pub mounts: Mounts,
+    /// The cgroup of its processes.
+    cgroup: PathBuf,
     agent: Mutex<Option<Child>>,
 }
 
@@ -79,7 +82,7 @@ pub struct Container<'a> {
 }
 
 impl Node {
-    pub(super) fn new(number: u8, shared: &Mounts, router: &Netns) -> Result<Self> {
+    pub(super) fn new(number: u8, shared: &Mounts, router: &Netns, cgroup: &OwnCgroup) -> Result<Self> {
         let mounts = Mounts::new(Some(shared), || {
             for folder in ["/run/sluice", "/run/cni", "/var/lib"] {
                 mount_new("tmpfs", folder)?;
@@ -103,7 +106,8 @@ impl Node {
              route add default via 192.0.2.1
              route add default via 2001:db8:2::1\n"
         ))?;
-        Ok(Self { name: format!("node-{number}"), number, netns, mounts, agent: Mutex::default() })
+        let (name, cgroup) = (format!("node-{number}"), cgroup.path());
+        Ok(Self { name, number, netns, mounts, cgroup, agent: Mutex::default() })
     }
 
     /// The node's own addresses.
@@ -175,7 +179,8 @@ impl Node {
         let mut words = options.under.iter().map(PathBuf::from).chain([agent]);
         let mut command = self.command(words.next().expect("the agent at least"))?;
         command.args(words).args(["--node-name", &self.name, "--source", &format!("dir:{OBJECTS}")]);
-        command.args(["--cni-conf-dir", "/run/cni"]).args(&options.args);
+        command.args(["--cni-conf-dir", "/run/cni"]).arg("--cgroup-root").arg(&self.cgroup);
+        command.args(&options.args);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         *self.agent() = Some(child.context("starting sluice-agent")?);
         Ok(())

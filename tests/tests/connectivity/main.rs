@@ -4,6 +4,7 @@
 
 mod agent;
 mod cycles;
+mod host;
 mod mtu;
 mod policy;
 mod reach;

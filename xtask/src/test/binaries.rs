@@ -15,8 +15,13 @@ const ROOT_PACKAGES: &[&str] = &["agent", "agent/maps", "cni-plugin"];
 /// The package all of whose tests do.
 const ROOT_ONLY: &str = "tests";
 /// Package and target of the tests that run on other kernels.
-const OTHER_KERNELS: &[(&str, &str)] =
-    &[("tests", "load"), ("tests", "hooks"), ("tests", "policy"), ("agent/maps", "maps")];
+const OTHER_KERNELS: &[(&str, &str)] = &[
+    ("tests", "load"),
+    ("tests", "hooks"),
+    ("tests", "policy"),
+    ("tests", "sockets"),
+    ("agent/maps", "maps"),
+];
 
 fn needs_root(built: &Executable) -> bool {
     let folder = built.folder();

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use aya::programs::SchedClassifier;
-use sluice_abi::{Hook, Identity, Rule, RuleId, RuleSetId, RuleVerdict, protocol};
+use sluice_abi::{Frontend, FrontendScope, Hook, Identity, Rule, RuleId, RuleSetId, RuleVerdict, protocol};
 use sluice_tests::{
     lab::{ALLOW_ALL, Action, DENY_ALL, Lab, LabPod, UPLINK, ip},
     packet,
@@ -30,7 +30,7 @@ pub(super) struct Case {
     pub(super) action: Action,
 }
 
-/// Two pods that allow everything and one that nothing may reach, a Service, a route to another node.
+/// Two pods that allow everything and one that nothing may reach, a Service with ports of the node, a route to another node.
 pub(super) struct World {
     lab: Lab,
     client: LabPod,
@@ -51,6 +51,12 @@ const CLUSTER_IP: [IpAddr; 2] = [
 const CLIENT_PORT: u16 = 40_000;
 const PORT: u16 = 8000;
 const SERVICE_PORT: u16 = 80;
+/// The node, in each family.
+const NODE: [IpAddr; 2] = [
+    IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 7, 1)),
+    IpAddr::V6(std::net::Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1)),
+];
+const NODE_PORT: u16 = 30_080;
 /// What the client is to others.
 const CLIENT: Identity = Identity(50);
 /// Rule sets × identities × 1 port = 100 000 rules.
@@ -117,7 +123,51 @@ impl World {
             let mut service = from_client("new flow to a ClusterIP", None, self.syn(vip));
             service.packets = Packets::Fresh;
             cases.push(service);
+            cases.extend(self.at_the_edge(like));
         }
+        cases
+    }
+
+    /// What comes in and goes out by the uplink: Services' and the node's own.
+    fn at_the_edge(&mut self, like: IpAddr) -> [Case; 5] {
+        let (node, family) = (if like.is_ipv4() { NODE[0] } else { NODE[1] }, family(like));
+        self.lab.node(node, 0);
+        let (server, remote) = (self.server.at(like, PORT), SocketAddr::new(like, PORT));
+        let client = SocketAddr::new(like, CLIENT_PORT);
+        let any = if like.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+        for (number, backend) in (0..).zip([server, remote]) {
+            let first_slot = 100 + 2 * number + u32::from(like.is_ipv4());
+            let frontend = Frontend { first_slot, ..Frontend::default() };
+            let at = SocketAddr::new(any, NODE_PORT + number as u16);
+            self.lab.frontend(at, protocol::TCP, FrontendScope::External, frontend, &[backend]);
+        }
+        let uplink = nix::net::if_::if_nametoindex("up0").expect("the uplink");
+        let network =
+            |name: &str, packet| case(format!("{name}, {family}"), None, Hook::FromNetdev, uplink, packet);
+        let run = |packet: &[u8]| {
+            let output = self.lab.run(Hook::FromNetdev, uplink, packet);
+            assert_eq!(output.action, Action::Redirect, "a flow to a port of the node");
+            packet::tuple(&output.packet)
+        };
+        let send = |number, flags| packet::tcp(client, SocketAddr::new(node, NODE_PORT + number), flags);
+        run(&send(0, "S"));
+        let masked = run(&send(1, "S"));
+        self.lab.from_pod(&self.server, &packet::tcp(server, client, "SA"));
+        run(&packet::tcp(remote, masked.src, "SA"));
+        for number in [0, 1] {
+            run(&send(number, "A"));
+        }
+        let mut cases = [
+            network("network → NodePort, pod of this node, established", send(0, "A")),
+            network("network → NodePort, pod of another node, established", send(1, "A")),
+            network("its reply", packet::tcp(remote, masked.src, "A")),
+            network("network → node, no Service", packet::tcp(client, SocketAddr::new(node, 22), "A")),
+            network("node → network, no Service", packet::tcp(SocketAddr::new(node, 22), client, "A")),
+        ];
+        let [.., inwards, outwards] = &mut cases;
+        outwards.hook = Hook::ToNetdev;
+        inwards.action = Action::Stack;
+        outwards.action = Action::Stack;
         cases
     }
 
@@ -215,8 +265,10 @@ fn route(pod: u32) {
     let name = nix::net::if_::if_indextoname(pod).expect("the pod's device");
     let name = name.to_str().expect("an interface's name is ASCII here");
     for family in ["ipv4", "ipv6"] {
-        let path = format!("/proc/sys/net/{family}/conf/{name}/forwarding");
-        std::fs::write(path, "1").expect("turning forwarding on");
+        for name in [name, "up0"] {
+            let path = format!("/proc/sys/net/{family}/conf/{name}/forwarding");
+            std::fs::write(path, "1").expect("turning forwarding on");
+        }
     }
     ip(&format!("link set {name} up"));
 }

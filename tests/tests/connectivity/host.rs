@@ -1,0 +1,70 @@
+//! Services as the node's own processes reach them.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use sluice_tests::topology::{
+    Cluster, Pod, PodSpec, objects,
+    traffic::{Listen, Probe, Server},
+};
+
+use crate::{answers, expect, is_refused, network_policy};
+
+const PORTS: [Listen; 2] = [Listen::Echo(8000), Listen::Udp(5353)];
+
+/// A Service with TCP 80 → 8000 and UDP 53 → 5353, whose addresses end in `number`.
+fn service(name: &str, number: u8, pods: &[&Pod<'_>]) -> Value {
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "default", "name": name},
+        "spec": {"clusterIPs": addresses(number), "ports": [
+            {"name": "http", "protocol": "TCP", "port": 80, "targetPort": 8000},
+            {"name": "dns", "protocol": "UDP", "port": 53, "targetPort": 5353},
+        ]},
+    });
+    let ports = json!([
+        {"name": "http", "protocol": "TCP", "port": 8000}, {"name": "dns", "protocol": "UDP", "port": 5353},
+    ]);
+    let members: Vec<_> = pods.iter().map(|pod| pod.slice_member()).collect();
+    let Value::Array(slices) = objects::slices("default", name, &ports, &members) else { unreachable!() };
+    [service].into_iter().chain(slices).collect()
+}
+
+fn addresses(number: u8) -> [IpAddr; 2] {
+    let v6 = [0xfd00, 0x10, 0x96, 0, 0, 0, 0, u16::from(number)];
+    [IpAddr::from([10, 96, 0, number]), IpAddr::from(v6)]
+}
+
+fn probes(number: u8) -> impl Iterator<Item = Probe> {
+    addresses(number).into_iter().flat_map(|ip| [Probe::Tcp((ip, 80).into()), Probe::Udp((ip, 53).into())])
+}
+
+/// The near pod lets nobody in, the far one only node 1, by the address that the packets must therefore have.
+#[test]
+fn a_process_of_the_node_reaches_services_near_and_far_with_the_nodes_address() -> Result<()> {
+    let cluster = Cluster::start(2)?;
+    let near = cluster.pod(1, &PodSpec::new("near", "near"))?;
+    let far = cluster.pod(2, &PodSpec::new("far", "far"))?;
+    let node = cluster.node(1).addresses().map(|address| {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        json!({"ipBlock": {"cidr": format!("{address}/{bits}")}})
+    });
+    let nobody = json!({"policyTypes": ["Ingress"]});
+    cluster.objects.put("policy-near", &network_policy("near", "near", &nobody))?;
+    cluster
+        .objects
+        .put("policy-far", &network_policy("far", "far", &json!({"ingress": [{"from": node}]})))?;
+    cluster.objects.put("service-near", &service("near", 1, &[&near]))?;
+    cluster.objects.put("service-far", &service("far", 2, &[&far]))?;
+    cluster.objects.put("service-none", &service("none", 3, &[]))?;
+    cluster.settle()?;
+    let _servers = [Server::start(&near.netns, "near", &PORTS)?, Server::start(&far.netns, "far", &PORTS)?];
+    let from = &cluster.node(1).netns;
+    let answered = [1, 2].into_iter().flat_map(probes).map(|probe| answers(from, probe));
+    let expectations: Vec<_> = answered.chain(probes(3).map(|probe| is_refused(from, probe))).collect();
+    expect(&expectations)?;
+    // The programs need no agent.
+    cluster.node(1).stop_agent(Signal::SIGKILL)?;
+    expect(&expectations)
+}
