@@ -2,7 +2,9 @@
 //!
 //! [`lab`] runs the loaded programs on single packets; [`packet`] makes and reads those. [`policy_cases`] is the table of
 //! NetworkPolicy semantics, [`engine`] what answers it. [`topology`] makes nodes and
-//! pods of namespaces, with the real agent and plugin in them; [`demo`] shows what they do.
+//! pods of namespaces, with the real agent and plugin in them; [`demo`] shows what they do. [`cluster`] is a real
+//! Kubernetes.
+pub mod cluster;
 pub mod demo;
 pub mod engine;
 pub mod lab;
