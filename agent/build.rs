@@ -56,11 +56,12 @@ fn set_environment(rustc: Option<&str>) -> Result<()> {
         ("PATH", path),
         // v3 has 32-bit jumps and arithmetic; Linux 5.10 knows it. aya-build owns the ordinary rustflags, and a
         // profile's flags would also reach build scripts and macros, which run here. Without the linker's flag every
-        // small copy is a call of a loop over bytes, a third of a packet's time.
+        // small copy is a call of a loop over bytes, a third of a packet's time. The last flag keeps the folder of the
+        // sources out of the line numbers: equal sources give an equal object, wherever they lie.
         ("CARGO_UNSTABLE_PROFILE_RUSTFLAGS", "true".into()),
         (
             "CARGO_PROFILE_RELEASE_RUSTFLAGS",
-            "-Ctarget-cpu=v3 -Clink-arg=--disable-expand-memcpy-in-order".into(),
+            "-Ctarget-cpu=v3 -Clink-arg=--disable-expand-memcpy-in-order -Zremap-cwd-prefix=.".into(),
         ),
         ("CARGO_PROFILE_RELEASE_BUILD_OVERRIDE_RUSTFLAGS", "".into()),
         // The workspace's release profile is user space's; the kernel side keeps its BTF and line numbers.

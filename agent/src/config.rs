@@ -2,6 +2,7 @@
 //!
 //! **Invariant.** Nothing behind this module reads the command line or the environment.
 
+mod error;
 mod services;
 mod sockets;
 
@@ -12,121 +13,56 @@ use std::{
 };
 
 use axum::http::Uri;
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+pub use error::ConfigError;
 use ipnetwork::IpNetwork;
 pub use services::{ServiceOptionError, ServiceOptions, Services, prefix};
 pub use sockets::SocketOptions;
 
-use crate::datapath::CgroupRoot;
-
-/// The node agent: watches Kubernetes objects and keeps the eBPF maps true to them.
-#[derive(Debug, Parser)]
-#[command(name = "sluice-agent", version, about)]
-pub struct Args {
-    /// What to do; `run` when absent.
-    #[command(subcommand)]
-    pub command: Option<Command>,
-    /// The options of every command.
-    #[command(flatten)]
-    pub options: Options,
-}
-
-/// What the agent does.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Subcommand)]
-pub enum Command {
-    /// Run the agent (the default).
-    #[default]
-    Run,
-    /// Remove from this node what the agent made: programs, maps, routes, socket, conflist; sysctls are restored. Pods
-    /// keep their interfaces and addresses, without policy and Services.
-    Cleanup,
-}
-
-/// Options as typed.
-#[derive(Debug, ClapArgs)]
-pub struct Options {
-    /// Name of this node's Node object.
-    #[arg(long, env = "NODE_NAME", global = true, value_name = "NAME")]
-    pub node_name: Option<String>,
-    /// Where objects come from: `kube` (the API server), or `dir:PATH` (a watched folder of YAML).
-    #[arg(long, global = true, default_value = "kube", value_name = "kube|dir:PATH")]
-    pub source: String,
-    /// Mount point of the BPF file system; maps and programs are pinned below `sluice/` in it.
-    #[arg(long, global = true, default_value = "/sys/fs/bpf", value_name = "PATH")]
-    pub bpffs: PathBuf,
-    /// Unix socket for the CNI plugin and the tools, readable by root only.
-    #[arg(long, global = true, default_value = "/run/sluice/agent.sock", value_name = "PATH")]
-    pub socket: PathBuf,
-    /// Folder of the agent's lock (one agent per folder) and of what cleanup must know; keep it while the node is up.
-    #[arg(long, global = true, default_value = "/run/sluice", value_name = "PATH")]
-    pub state_dir: PathBuf,
-    /// Folder of CNI configurations; when given, the agent writes its own there, last.
-    #[arg(long, global = true, value_name = "PATH")]
-    pub cni_conf_dir: Option<PathBuf>,
-    /// File name of the CNI configuration in that folder.
-    #[arg(long, global = true, default_value = "10-sluice.conflist", value_name = "NAME")]
-    pub cni_conf: PathBuf,
-    /// Network name in the CNI configuration.
-    #[arg(long, global = true, default_value = "sluice", value_name = "NAME")]
-    pub cni_network_name: String,
-    /// Device to other nodes; may be given more than once [default: the devices of the default routes].
-    #[arg(long = "uplink", global = true, value_name = "DEVICE")]
-    pub uplinks: Vec<String>,
-    /// Range of this node's pods; may be given more than once [default: the Node object's spec.podCIDRs].
-    #[arg(long = "pod-cidr", global = true, value_name = "CIDR")]
-    pub pod_cidrs: Vec<String>,
-    /// The API server's real address, for nodes where its Service is not reachable yet
-    /// [default: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT].
-    #[arg(long, global = true, value_name = "HOST:PORT|URL")]
-    pub api_server: Option<String>,
-    /// MTU of pods' interfaces, bytes; 0 takes the default route's device's.
-    #[arg(long, global = true, default_value_t = 0, value_name = "BYTES")]
-    pub mtu: u32,
-    /// Address for `/metrics`, `/healthz` and `/readyz` [default: on the socket only].
-    #[arg(long, global = true, value_name = "ADDRESS:PORT")]
-    pub metrics_address: Option<SocketAddr>,
-    /// Services, and pods' way out of the cluster.
-    #[command(flatten)]
-    pub services: ServiceOptions,
-    /// The node's own processes.
-    #[command(flatten)]
-    pub sockets: SocketOptions,
-    /// Form of the log, on standard error.
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, or a filter like `info,sluice_agent::watch=debug`.
-    #[arg(long, global = true, default_value = "info", value_name = "FILTER")]
-    pub log_level: String,
-    /// Switches of the datapath, NAME=VALUE: `related-icmp=false` stops ICMP errors of allowed flows from passing.
-    #[arg(long = "datapath-option", global = true, hide = true, value_name = "NAME=VALUE")]
-    pub datapath_options: Vec<String>,
-}
-
-/// Form of log lines.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines: one JSON object a line.
-    Json,
-}
+use crate::{
+    datapath::CgroupRoot,
+    options::{Args, Chain, Command, Install, Options},
+};
 
 /// What the agent does, checked.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Task {
     /// Run.
     Run(Box<Config>),
+    /// Put binaries in place.
+    Install(Installation),
     /// Remove what was made.
     Cleanup(Paths),
+}
+
+/// What is put in place, and where.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Installation {
+    /// Folder the binaries come from; `None` is the agent's own.
+    pub from: Option<PathBuf>,
+    /// Folder of the CNI plugin.
+    pub cni_bin_dir: PathBuf,
+    /// Folder of the CLI, if it is wanted.
+    pub bin_dir: Option<PathBuf>,
+    /// Where a BPF file system is to be mounted if there is none.
+    pub bpffs: Option<PathBuf>,
 }
 
 /// Where objects come from.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Source {
-    /// The API server; the address overrides what the pod's environment says.
-    Kube(Option<Uri>),
+    /// The API server.
+    Kube(KubeAccess),
     /// A folder of YAML.
     Dir(PathBuf),
+}
+
+/// The way to the API server, as far as it is configured.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct KubeAccess {
+    /// Its address, whatever else says another.
+    pub server: Option<Uri>,
+    /// A file with address and credentials.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// Where the agent leaves things on the node.
@@ -142,6 +78,12 @@ pub struct Paths {
     pub conflist: Option<PathBuf>,
     /// Network name in it.
     pub network: String,
+    /// Folder of CNI plugins, where it is known.
+    pub cni_bin_dir: Option<PathBuf>,
+    /// Folder of the CNI plugin's leases, those of every network.
+    pub lease_dir: PathBuf,
+    /// The node's `/proc/sys/net`.
+    pub sysctl_dir: PathBuf,
 }
 
 /// Everything the running agent needs to know.
@@ -161,6 +103,12 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// Where metrics and health are served over TCP.
     pub metrics: Option<SocketAddr>,
+    /// Where health alone is served over TCP.
+    pub health: Option<SocketAddr>,
+    /// What is chained behind our plugin in the CNI configuration.
+    pub chain: Chain,
+    /// Key of the taint that keeps pods away until they can be made.
+    pub startup_taint: Option<String>,
     /// Whether ICMP errors of allowed flows pass whatever the policy says (promise 5).
     pub related_icmp: bool,
     /// Services, and pods' way out of the cluster.
@@ -169,103 +117,13 @@ pub struct Config {
     pub sockets: Option<CgroupRoot>,
 }
 
-/// Longest network name the CNI plugin takes, bytes.
-const NETWORK_NAME_BYTES: usize = 200;
-
-/// What is wrong with the options.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The agent must know which pods are its own.
-    #[error("--node-name (or NODE_NAME) is missing")]
-    NodeNameMissing,
-    /// Not the name of a Node object (RFC 1123 subdomain).
-    #[error(
-        "--node-name {name:?}: not the name of a Node: lower-case letters, digits, '-' and '.', at most 253"
-    )]
-    NodeName {
-        /// What was typed.
-        name: String,
-    },
-    /// Neither `kube` nor `dir:PATH`.
-    #[error("--source {typed:?}: neither \"kube\" nor \"dir:PATH\"")]
-    Source {
-        /// What was typed.
-        typed: String,
-    },
-    /// Paths must not depend on the working directory.
-    #[error("{option} {path}: not an absolute path", path = path.display())]
-    RelativePath {
-        /// Which option.
-        option: &'static str,
-        /// What was typed.
-        path: PathBuf,
-    },
-    /// The runtime reads only some names.
-    #[error("--cni-conf {name}: not a file name that ends in .conflist", name = name.display())]
-    ConflistName {
-        /// What was typed.
-        name: PathBuf,
-    },
-    /// Not a network name (CNI specification 1.1, section 1: alphanumeric first, then also `_.-`).
-    #[error(
-        "--cni-network-name {name:?}: must start with a letter or digit, hold only those, '_', '.' and '-', and have at \
-         most {NETWORK_NAME_BYTES} bytes"
-    )]
-    NetworkName {
-        /// What was typed.
-        name: String,
-    },
-    /// Not a device name (`dev_valid_name`, `net/core/dev.c`).
-    #[error("--uplink {name:?}: not the name of a network device")]
-    Uplink {
-        /// What was typed.
-        name: String,
-    },
-    /// Not a CIDR.
-    #[error("--pod-cidr {typed:?}")]
-    PodCidr {
-        /// What was typed.
-        typed: String,
-        /// Why not.
-        source: ipnetwork::IpNetworkError,
-    },
-    /// A range is named by its first address.
-    #[error("--pod-cidr {typed}: has address bits behind its prefix; the range is {meant}")]
-    PodCidrBits {
-        /// What was typed.
-        typed: IpNetwork,
-        /// The range it lies in.
-        meant: IpNetwork,
-    },
-    /// Not an address of a server.
-    #[error("--api-server {typed:?}: neither HOST:PORT nor a URL of http or https")]
-    ApiServer {
-        /// What was typed.
-        typed: String,
-    },
-    /// Too small for IPv6 (RFC 8200, section 5), or more than an IP packet.
-    #[error("--mtu {mtu}: must be 0, or 1280 to 65535")]
-    Mtu {
-        /// What was typed.
-        mtu: u32,
-    },
-    /// Services, and pods' way out of the cluster.
-    #[error(transparent)]
-    Services(#[from] ServiceOptionError),
-    /// Not a switch the datapath has.
-    #[error("--datapath-option {typed:?}: known is related-icmp=true|false")]
-    DatapathOption {
-        /// What was typed.
-        typed: String,
-    },
-}
-
 impl TryFrom<Args> for Task {
     type Error = ConfigError;
 
     fn try_from(args: Args) -> Result<Self, ConfigError> {
         match args.command.unwrap_or_default() {
             Command::Run => Config::try_from(args.options).map(Box::new).map(Self::Run),
+            Command::Install(install) => installation(&install, &args.options).map(Self::Install),
             Command::Cleanup => paths(&args.options).map(Self::Cleanup),
         }
     }
@@ -295,6 +153,9 @@ impl TryFrom<Options> for Config {
             pod_cidrs: options.pod_cidrs.iter().map(|typed| pod_cidr(typed)).collect::<Result<_, _>>()?,
             mtu: (options.mtu != 0).then_some(options.mtu),
             metrics: options.metrics_address,
+            health: options.health_address,
+            chain: options.cni_chain,
+            startup_taint: startup_taint(options.startup_taint)?,
             related_icmp,
             services,
             sockets,
@@ -302,11 +163,29 @@ impl TryFrom<Options> for Config {
     }
 }
 
-fn paths(options: &Options) -> Result<Paths, ConfigError> {
-    let absolute = |option, path: &Path| match path.is_absolute() {
+fn absolute(option: &'static str, path: &Path) -> Result<PathBuf, ConfigError> {
+    match path.is_absolute() {
         true => Ok(path.to_owned()),
         false => Err(ConfigError::RelativePath { option, path: path.to_owned() }),
-    };
+    }
+}
+
+fn optional(option: &'static str, path: Option<&Path>) -> Result<Option<PathBuf>, ConfigError> {
+    path.map(|path| absolute(option, path)).transpose()
+}
+
+fn installation(install: &Install, options: &Options) -> Result<Installation, ConfigError> {
+    let cni_bin_dir = optional("--cni-bin-dir", options.cni_bin_dir.as_deref())?;
+    let bpffs = absolute("--bpffs", &options.bpffs)?;
+    Ok(Installation {
+        from: optional("--from", install.from.as_deref())?,
+        cni_bin_dir: cni_bin_dir.ok_or(ConfigError::CniBinDirMissing)?,
+        bin_dir: optional("--bin-dir", install.bin_dir.as_deref())?,
+        bpffs: install.mount_bpffs.then_some(bpffs),
+    })
+}
+
+fn paths(options: &Options) -> Result<Paths, ConfigError> {
     let name = &options.cni_conf;
     if name.file_name() != Some(name.as_os_str()) || name.extension() != Some(OsStr::new("conflist")) {
         return Err(ConfigError::ConflistName { name: name.clone() });
@@ -314,14 +193,16 @@ fn paths(options: &Options) -> Result<Paths, ConfigError> {
     if !is_network_name(&options.cni_network_name) {
         return Err(ConfigError::NetworkName { name: options.cni_network_name.clone() });
     }
-    let folder =
-        options.cni_conf_dir.as_deref().map(|folder| absolute("--cni-conf-dir", folder)).transpose()?;
+    let folder = optional("--cni-conf-dir", options.cni_conf_dir.as_deref())?;
     Ok(Paths {
         bpffs: absolute("--bpffs", &options.bpffs)?,
         socket: absolute("--socket", &options.socket)?,
         state_dir: absolute("--state-dir", &options.state_dir)?,
         conflist: folder.map(|folder| folder.join(name)),
         network: options.cni_network_name.clone(),
+        cni_bin_dir: optional("--cni-bin-dir", options.cni_bin_dir.as_deref())?,
+        lease_dir: absolute("--lease-dir", &options.lease_dir)?,
+        sysctl_dir: absolute("--sysctl-dir", &options.sysctl_dir)?,
     })
 }
 
@@ -342,7 +223,10 @@ fn node_name(typed: Option<String>) -> Result<String, ConfigError> {
 fn source(options: &Options) -> Result<Source, ConfigError> {
     let typed = options.source.as_str();
     if typed == "kube" {
-        return Ok(Source::Kube(options.api_server.as_deref().map(api_server).transpose()?));
+        return Ok(Source::Kube(KubeAccess {
+            server: options.api_server.as_deref().map(api_server).transpose()?,
+            kubeconfig: optional("--kubeconfig", options.kubeconfig.as_deref())?,
+        }));
     }
     match typed.strip_prefix("dir:").filter(|path| !path.is_empty()).map(PathBuf::from) {
         Some(path) if path.is_absolute() => Ok(Source::Dir(path)),
@@ -358,6 +242,21 @@ fn api_server(typed: &str) -> Result<Uri, ConfigError> {
     let uri: Uri = url.parse().map_err(|_| wrong())?;
     let has_host = uri.host().is_some_and(|host| !host.is_empty());
     if has_host && (is_url || uri.port_u16().is_some()) { Ok(uri) } else { Err(wrong()) }
+}
+
+/// A label key: an optional DNS name before a slash, then a name (API reference, `Taint.key`).
+fn startup_taint(key: String) -> Result<Option<String>, ConfigError> {
+    if matches!(key.as_str(), "" | "none") {
+        return Ok(None);
+    }
+    let (prefix, name) = key.split_once('/').unwrap_or(("x", &key));
+    let is_word = |text: &str, inner: &[u8]| {
+        let ends = [text.bytes().next(), text.bytes().next_back()];
+        ends.iter().all(|end| end.is_some_and(|byte| byte.is_ascii_alphanumeric()))
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || inner.contains(&byte))
+    };
+    let is_key = name.len() <= 63 && is_word(name, b"-_.") && prefix.len() <= 253 && is_word(prefix, b"-.");
+    if is_key { Ok(Some(key)) } else { Err(ConfigError::StartupTaint { key }) }
 }
 
 fn pod_cidr(typed: &str) -> Result<IpNetwork, ConfigError> {
@@ -386,13 +285,15 @@ fn is_device_name(name: &str) -> bool {
 }
 
 fn is_network_name(name: &str) -> bool {
-    name.len() <= NETWORK_NAME_BYTES
+    name.len() <= error::NETWORK_NAME_BYTES
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
     fn parse(line: &str) -> Result<Task, ConfigError> {
@@ -403,7 +304,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_its_option() {
         let cases = [
-            ("--node-name=", "--node-name (or NODE_NAME) is missing"),
+            ("--node-name=", "--node-name (or SLUICE_NODE_NAME) is missing"),
             ("--node-name N1", "--node-name \"N1\": not the name of a Node"),
             ("--node-name a..b", "--node-name \"a..b\": not the name of a Node"),
             ("--node-name n --source etcd", "--source \"etcd\": neither"),
@@ -424,7 +325,12 @@ mod tests {
             ("--node-name n --mtu 1279", "--mtu 1279: must be 0, or 1280 to 65535"),
             ("--node-name n --datapath-option x=1", "--datapath-option \"x=1\": known is"),
             ("--node-name n --cgroup-root cgroup", "--cgroup-root cgroup: not an absolute path"),
+            ("--node-name n --startup-taint a/b/c", "--startup-taint \"a/b/c\": not a label key"),
+            ("--node-name n --kubeconfig admin.conf", "--kubeconfig admin.conf: not an absolute path"),
             ("cleanup --bpffs bpf", "--bpffs bpf: not an absolute path"),
+            ("install", "install: --cni-bin-dir (or SLUICE_CNI_BIN_DIR) is missing"),
+            ("install --cni-bin-dir bin", "--cni-bin-dir bin: not an absolute path"),
+            ("install --cni-bin-dir /b --bin-dir bin", "--bin-dir bin: not an absolute path"),
         ];
         for (line, want) in cases {
             let error = parse(line).expect_err(line).to_string();
@@ -472,7 +378,36 @@ mod tests {
     }
 
     #[test]
-    fn cleanup_needs_no_node() {
+    fn cleanup_and_install_need_no_node() {
         assert!(matches!(parse("cleanup"), Ok(Task::Cleanup(_))));
+        let installed = parse("install --cni-bin-dir /opt/cni/bin --bin-dir /usr/local/bin --mount-bpffs");
+        let Ok(Task::Install(installation)) = installed else { panic!("{installed:?}") };
+        assert_eq!(installation.bpffs, Some("/sys/fs/bpf".into()));
+        assert_eq!(installation.bin_dir, Some("/usr/local/bin".into()));
+    }
+
+    #[test]
+    fn every_option_can_come_from_the_environment() {
+        use clap::CommandFactory as _;
+
+        let command = Args::command();
+        let names_itself = |id: &str| matches!(id, "help" | "version");
+        for option in command.get_arguments().filter(|option| !names_itself(option.get_id().as_str())) {
+            let long = option.get_long().expect("a long name");
+            let want = format!("SLUICE_{}", long.to_uppercase().replace('-', "_"));
+            assert_eq!(option.get_env().and_then(OsStr::to_str), Some(want.as_str()), "--{long}");
+        }
+    }
+
+    #[test]
+    fn a_startup_taint_has_a_default_and_can_be_left_out() {
+        for (line, want) in [
+            ("--node-name n", Some("node.sluice.dev/agent-not-ready")),
+            ("--node-name n --startup-taint example.org/starting", Some("example.org/starting")),
+            ("--node-name n --startup-taint none", None),
+        ] {
+            let Ok(Task::Run(config)) = parse(line) else { panic!("{line}") };
+            assert_eq!(config.startup_taint.as_deref(), want);
+        }
     }
 }

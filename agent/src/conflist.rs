@@ -51,23 +51,45 @@ pub enum ConflistError {
     },
 }
 
-/// The text of the configuration: pods get one address of each family that `ranges` has.
-pub fn render(network: &str, ranges: &[IpNetwork], mtu: Option<u32>, socket: &Path) -> String {
+/// What the configuration says.
+#[derive(Clone, Copy, Debug)]
+pub struct Content<'a> {
+    /// Name of the network.
+    pub network: &'a str,
+    /// This node's ranges: pods get one address of each family in them.
+    pub ranges: &'a [IpNetwork],
+    /// MTU of pods' interfaces, bytes; `None` is the default route's device's.
+    pub mtu: Option<u32>,
+    /// The agent's socket.
+    pub socket: &'a Path,
+    /// Folder of leases.
+    pub lease_dir: &'a Path,
+    /// Whether the reference plugin `portmap` comes behind ours, for `hostPort`.
+    pub portmap: bool,
+}
+
+/// Name of the reference plugin that serves `hostPort`.
+pub const PORTMAP: &str = "portmap";
+
+/// The text of the configuration.
+pub fn render(content: &Content<'_>) -> String {
+    let Content { network, ranges, mtu, socket, lease_dir, portmap } = *content;
     let of_family = |v4: bool| -> Vec<Value> {
         ranges.iter().filter(|range| range.is_ipv4() == v4).map(|range| json!({"subnet": range})).collect()
     };
     let families: Vec<_> =
         [of_family(true), of_family(false)].into_iter().filter(|list| !list.is_empty()).collect();
-    let conflist = json!({
-        "cniVersion": CNI_VERSION,
-        "name": network,
-        "plugins": [{
-            "type": PLUGIN,
-            "mtu": mtu.unwrap_or(0),
-            "ipam": {"ranges": families},
-            "agent": {"socket": socket.display().to_string(), "timeoutSeconds": AGENT_TIMEOUT_S},
-        }],
-    });
+    let mut plugins = vec![json!({
+        "type": PLUGIN,
+        "mtu": mtu.unwrap_or(0),
+        "ipam": {"ranges": families, "dataDir": lease_dir.display().to_string()},
+        "agent": {"socket": socket.display().to_string(), "timeoutSeconds": AGENT_TIMEOUT_S},
+    })];
+    if portmap {
+        // Source translation is for the node's own processes, which reach a host port through 127.0.0.1.
+        plugins.push(json!({"type": PORTMAP, "capabilities": {"portMappings": true}, "snat": true}));
+    }
+    let conflist = json!({"cniVersion": CNI_VERSION, "name": network, "plugins": plugins});
     format!("{conflist:#}\n")
 }
 
@@ -132,16 +154,32 @@ mod tests {
         of.iter().map(|range| range.parse().expect("a range")).collect()
     }
 
+    fn content(ranges: &[IpNetwork]) -> Content<'_> {
+        let (socket, lease_dir) = (Path::new("/run/a.sock"), Path::new("/var/lib/cni/sluice"));
+        Content { network: "sluice", ranges, mtu: None, socket, lease_dir, portmap: false }
+    }
+
     #[test]
     fn ranges_are_listed_by_family() {
-        let text =
-            render("sluice", &ranges(&["fd00:1::/64", "10.1.0.0/24"]), Some(1450), Path::new("/run/a.sock"));
+        let ranges = ranges(&["fd00:1::/64", "10.1.0.0/24"]);
+        let text = render(&Content { mtu: Some(1450), ..content(&ranges) });
         let conflist: Value = serde_json::from_str(&text).expect("JSON");
         let plugin = &conflist["plugins"][0];
-        let want = json!({"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]]});
+        let want = json!({"dataDir": "/var/lib/cni/sluice",
+            "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]]});
         assert_eq!(plugin["ipam"], want);
         assert_eq!(plugin["agent"], json!({"socket": "/run/a.sock", "timeoutSeconds": 10}));
         assert_eq!((&plugin["mtu"], &plugin["type"]), (&json!(1450), &json!("sluice-cni")));
+    }
+
+    #[test]
+    fn portmap_comes_behind_our_plugin_and_is_told_the_ports() {
+        let conflist: Value =
+            serde_json::from_str(&render(&Content { portmap: true, ..content(&[]) })).expect("JSON");
+        let types: Vec<_> =
+            conflist["plugins"].as_array().expect("a list").iter().map(|p| &p["type"]).collect();
+        assert_eq!(types, ["sluice-cni", "portmap"]);
+        assert_eq!(conflist["plugins"][1]["capabilities"]["portMappings"], true);
     }
 
     #[test]
@@ -181,7 +219,7 @@ mod tests {
             fs::write(&path, other).expect("written");
             assert!(!remove(&path, "sluice").expect("another's"), "{other}");
         }
-        write(&path, &render("sluice", &[], None, Path::new("/run/a.sock"))).expect("written");
+        write(&path, &render(&content(&[]))).expect("written");
         assert!(!remove(&path, "other").expect("another network's"));
         assert!(remove(&path, "sluice").expect("ours") && !path.exists());
     }

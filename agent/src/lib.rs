@@ -4,7 +4,7 @@
 //! config ─▶ run ─▶ watch ─▶ reconciler ─▶ apply ─▶ kernel maps
 //!                  netlink ────▲  │▲
 //!                              │  │└─ request ◀─ server ◀─ CNI plugin, tools
-//!                      registration └─▶ topology ─▶ routes, conflist
+//!                      registration └─▶ topology ─▶ routes, conflist ─▶ node
 //! ```
 //!
 //! Start at [`run::run`]. What is decided is decided in `sluice-core`; here is what touches the world.
@@ -20,10 +20,15 @@ pub mod config;
 pub mod conflist;
 pub mod datapath;
 pub mod health_checks;
+pub mod install;
+pub mod leases;
 pub mod lock;
 pub mod metrics;
 pub mod netlink;
+pub mod node;
 pub mod notice;
+pub mod options;
+pub mod preflight;
 pub mod reconciler;
 pub mod registration;
 pub mod request;

@@ -1,6 +1,8 @@
 //! The node agent: parse, start logging, run.
 
 use std::{
+    env,
+    ffi::OsString,
     io::{self, IsTerminal},
     process::ExitCode,
 };
@@ -10,7 +12,9 @@ use clap::Parser;
 use sluice_agent::{
     causes::Causes,
     cleanup::cleanup,
-    config::{Args, LogFormat, Task},
+    config::Task,
+    install::install,
+    options::{Args, LogFormat},
     run::run,
 };
 use tracing::error;
@@ -27,6 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn start() -> Result<ExitCode> {
+    forget_empty_variables();
     let args = Args::parse();
     start_log(args.options.log_format, &args.options.log_level)?;
     let task = Task::try_from(args)?;
@@ -34,6 +39,10 @@ fn start() -> Result<ExitCode> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     match task {
+        Task::Install(installation) => {
+            install(&installation)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Run(config) => runtime.block_on(run(*config)).map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Task::Cleanup(paths) => {
             let left = runtime.block_on(cleanup(&paths));
@@ -45,9 +54,22 @@ fn start() -> Result<ExitCode> {
     }
 }
 
+/// An empty `SLUICE_…` variable, which templates like to leave, is none.
+fn forget_empty_variables() {
+    let is_empty = |(name, value): &(OsString, OsString)| {
+        value.is_empty() && name.as_encoded_bytes().starts_with(b"SLUICE_")
+    };
+    for (name, _) in env::vars_os().filter(is_empty).collect::<Vec<_>>() {
+        // SAFETY: there is no other thread yet that could read the environment.
+        unsafe { env::remove_var(name) };
+    }
+}
+
 /// Logs go to standard error: standard output is for data.
 fn start_log(format: LogFormat, level: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level:?}"))?;
+    // What the client's library says, the agent says in its own words, once; a filter that names it has the last word.
+    let filter = EnvFilter::try_new(format!("kube_client=off,kube_runtime=off,{level}"))
+        .with_context(|| format!("--log-level {level:?}"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -35,6 +35,8 @@ pub struct Uplink {
 pub struct Link {
     /// Its name.
     pub name: String,
+    /// Its alias, which says whose it is.
+    pub alias: Option<String>,
     /// Whether it is up with a carrier.
     pub is_up: bool,
 }
@@ -301,11 +303,16 @@ fn devices(route: &RouteMessage) -> Vec<u32> {
 }
 
 fn read_link(message: &LinkMessage) -> (u32, Link) {
-    let name = message.attributes.iter().find_map(|attribute| {
-        if let LinkAttribute::IfName(name) = attribute { Some(name.clone()) } else { None }
-    });
     let is_up = message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
-    (message.header.index, Link { name: name.unwrap_or_default(), is_up })
+    let mut link = Link { is_up, ..Link::default() };
+    for attribute in &message.attributes {
+        if let LinkAttribute::IfName(name) = attribute {
+            link.name.clone_from(name);
+        } else if let LinkAttribute::IfAlias(alias) = attribute {
+            link.alias = Some(alias.clone());
+        }
+    }
+    (message.header.index, link)
 }
 
 /// The address a message is about, when packets from elsewhere can carry it.

@@ -4,13 +4,13 @@
 //! watch ──objects──▶ ┌────────────┐ ◀──requests── server
 //! netlink ─network─▶ │ reconciler │ ──▶ maps
 //!                    └─────┬──────┘
-//!                      published ──▶ sysctls, routes, CNI configuration (last)
+//!                      published ──▶ sysctls, routes, CNI configuration, then the node's object
 //! ```
 //!
 //! **Invariant.** A task that ends takes the agent along: the process exits, and is started again. The datapath is
 //! pinned and goes on without it, also after a clean stop.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
 
 use ipnetwork::IpNetwork;
 use kube::Client;
@@ -28,16 +28,20 @@ use tracing::{info, warn};
 use crate::{
     causes::Causes,
     config::{Config, prefix},
-    conflist,
+    conflist::{self, Content},
     datapath::{CgroupRoot, Datapath, DatapathConfig, LoadError},
     health_checks::Servers,
+    leases,
     lock::{Lock, LockError},
     netlink::{self, Monitor, NetlinkError},
+    node,
     notice::{self, Notice},
+    options::Chain,
+    preflight::{self, PreflightError},
     reconciler::{Inputs, Published, Reconciler},
     request::Request,
     routes::{Report, Routes},
-    server::{Server, ServerError, serve_metrics},
+    server::{Public, Server, ServerError, serve_public},
     sysctls::Sysctls,
     topology::Topology,
     watch::{Feed, WatchError},
@@ -46,6 +50,9 @@ use crate::{
 /// Why the agent ends, other than by a signal.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// The node lacks what the agent needs.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
     /// Another agent is at work.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -90,6 +97,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Any [`RunError`]; the datapath stays as it is.
 pub async fn run(config: Config) -> Result<(), RunError> {
     let stop = stop_signal()?;
+    preflight::check(&config.paths.bpffs)?;
     let _lock = Lock::take(&config.paths.state_dir)?;
     let mut datapath = Datapath::load(&datapath_config(&config))?;
     serve_sockets(&mut datapath, config.sockets.as_ref());
@@ -98,9 +106,17 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let topology = Topology::new(config.node.clone(), config.pod_cidrs.clone());
     let compiler = Compiler::with_settings(NodeName(config.node.clone()), settings(&config));
     let (notices, notices_in) = mpsc::channel(NOTICES);
-    let reconciler = Reconciler::new(compiler, topology, datapath, network, published, notices)?;
+    let paths = &config.paths;
+    let wired = leases::wired(&paths.lease_dir, &paths.network, &network).unwrap_or_else(|error| {
+        warn!(error = %Causes(&error), "leases not read: pods that the maps do not know stay as they are");
+        Vec::new()
+    });
+    let mut reconciler = Reconciler::new(compiler, topology, datapath, network, published, notices)?;
+    reconciler.adopt(wired);
     let feed = Feed::open(config.source.clone()).await?;
     let notices = publish_notices(feed.client(), &config.node, notices_in);
+    let (installed, can_make_pods) = published::channel(false);
+    let node = keep_node(feed.client(), &config, can_make_pods);
     let server = Server::bind(&config.paths.socket)?;
     info!(node = %config.node, socket = %config.paths.socket.display(), "agent started");
 
@@ -108,7 +124,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let (events, network_in) = mpsc::channel(QUEUE);
     let (requests, requests_in) = mpsc::channel(QUEUE);
     let inputs = Inputs { objects: objects_in, network: network_in, requests: requests_in };
-    let metrics = keep_metrics(config.metrics, requests.clone());
+    let metrics = keep_public(Public::Metrics, config.metrics, requests.clone());
+    let health = keep_public(Public::Health, config.health, requests.clone());
     let routes = Routes::new(netlink::connect()?);
     tokio::select! {
         name = stop => {
@@ -120,11 +137,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         ended = monitor.run(events) => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("netlink monitor"))),
         ended = server.run(requests) => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("server"))),
         ended = metrics => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("metrics"))),
+        ended = health => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("health"))),
         () = notices => Err(RunError::Ended("Events")),
         () = keep_health_checks(follow.clone()) => Err(RunError::Ended("health checks")),
+        () = node => Err(RunError::Ended("node object")),
         () = keep_sysctls(&config, follow.clone()) => Err(RunError::Ended("sysctls")),
         () = keep_routes(&routes, follow.clone()) => Err(RunError::Ended("routes")),
-        () = keep_conflist(&config, follow) => Err(RunError::Ended("CNI configuration")),
+        () = keep_conflist(&config, follow, installed) => Err(RunError::Ended("CNI configuration")),
     }
 }
 
@@ -166,10 +185,22 @@ fn stop_signal() -> Result<impl Future<Output = &'static str>, RunError> {
     })
 }
 
-async fn keep_metrics(at: Option<SocketAddr>, requests: mpsc::Sender<Request>) -> Result<(), ServerError> {
+async fn keep_public(
+    what: Public,
+    at: Option<SocketAddr>,
+    requests: mpsc::Sender<Request>,
+) -> Result<(), ServerError> {
     match at {
-        Some(at) => serve_metrics(at, requests).await,
+        Some(at) => serve_public(what, at, requests).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Says in the node's object that pods can be made, once they can.
+async fn keep_node(client: Option<Client>, config: &Config, mut can_make_pods: published::Receiver<bool>) {
+    let Some(client) = client else { return std::future::pending().await };
+    if can_make_pods.wait_for(|can| *can).await.is_ok() {
+        node::keep(client, &config.node, config.startup_taint.as_deref()).await;
     }
 }
 
@@ -198,7 +229,7 @@ async fn keep_health_checks(mut follow: published::Receiver<Published>) {
 
 /// Lets the node's stack forward what comes from the uplinks, and keeps its sockets off the ports of translated flows.
 async fn keep_sysctls(config: &Config, mut follow: published::Receiver<Published>) {
-    let sysctls = Sysctls::new(&config.paths.state_dir);
+    let sysctls = Sysctls::new(&config.paths.sysctl_dir, &config.paths.state_dir);
     let mut told = None;
     loop {
         let (uplinks, has_v6) = {
@@ -265,32 +296,64 @@ async fn keep_routes(routes: &Routes, mut follow: published::Receiver<Published>
     }
 }
 
-/// Writes the CNI configuration once pods can be made, and again when this node's ranges change.
-async fn keep_conflist(config: &Config, mut follow: published::Receiver<Published>) {
-    let Some(path) = &config.paths.conflist else { return std::future::pending().await };
+/// Writes the CNI configuration once pods can be made, and again when this node's ranges change. What cannot be written is
+/// tried again. Then `installed` says that pods can be made.
+async fn keep_conflist(
+    config: &Config,
+    mut follow: published::Receiver<Published>,
+    installed: published::Sender<bool>,
+) {
+    if follow.wait_for(|published| published.ready).await.is_err() {
+        return;
+    }
     let mut written = None;
     loop {
-        let Ok(published) = follow
-            .wait_for(|published| published.ready && written.as_ref() != Some(&published.own_ranges))
-            .await
-        else {
-            return;
+        let ranges = follow.borrow_and_update().own_ranges.clone();
+        let is_written = match &config.paths.conflist {
+            _ if written.as_ref() == Some(&ranges) => true,
+            Some(_) if ranges.is_empty() => {
+                warn!(node = %config.node, "node has no pod ranges yet: no CNI configuration is written");
+                true
+            }
+            Some(path) => tell(&installed, write_conflist(config, path, &ranges)),
+            None => tell(&installed, true),
         };
-        let ranges = published.own_ranges.clone();
-        drop(published);
-        match ranges.is_empty() {
-            true => warn!(node = %config.node, "node has no pod ranges yet: no CNI configuration is written"),
-            false => write_conflist(config, path.clone(), &ranges),
+        written = is_written.then_some(ranges);
+        if !changed(&mut follow, !is_written).await {
+            return;
         }
-        written = Some(ranges);
     }
 }
 
-fn write_conflist(config: &Config, path: PathBuf, ranges: &[IpNetwork]) {
-    let text = conflist::render(&config.paths.network, ranges, config.mtu, &config.paths.socket);
-    match conflist::write(&path, &text) {
+/// Passes on that pods can be made, which stays true.
+fn tell(installed: &published::Sender<bool>, can_make_pods: bool) -> bool {
+    installed.send_if_modified(|told| can_make_pods && !std::mem::replace(told, true));
+    can_make_pods
+}
+
+/// Whether the configuration is as it should be.
+fn write_conflist(config: &Config, path: &Path, ranges: &[IpNetwork]) -> bool {
+    let paths = &config.paths;
+    let portmap = || paths.cni_bin_dir.as_ref().is_some_and(|folder| folder.join(conflist::PORTMAP).exists());
+    let text = conflist::render(&Content {
+        network: &paths.network,
+        ranges,
+        mtu: config.mtu,
+        socket: &paths.socket,
+        lease_dir: &paths.lease_dir,
+        portmap: match config.chain {
+            Chain::Auto => portmap(),
+            Chain::Portmap => true,
+            Chain::None => false,
+        },
+    });
+    match conflist::write(path, &text) {
         Ok(true) => info!(path = %path.display(), "CNI configuration written"),
         Ok(false) => info!(path = %path.display(), "CNI configuration is as it should be"),
-        Err(error) => tracing::error!(error = %Causes(&error), "no pods can be made"),
+        Err(error) => {
+            tracing::error!(error = %Causes(&error), "no pods can be made: trying again");
+            return false;
+        }
     }
+    true
 }

@@ -53,9 +53,9 @@ pub enum ServerError {
         /// Why not.
         source: io::Error,
     },
-    /// The address of the metrics.
-    #[error("serving metrics on {at}")]
-    Metrics {
+    /// An address of metrics or health.
+    #[error("serving health on {at}")]
+    Health {
         /// The address.
         at: SocketAddr,
         /// Why not.
@@ -146,7 +146,7 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/endpoints", get(list))
         .route("/v1/endpoints/{container}/{ifname}", put(register).delete(remove))
         .route("/v1/endpoints/{container}/{ifname}/in-force", get(await_in_force))
-        .merge(health())
+        .merge(public(Public::Metrics))
         .fallback(|| async { Failure::new(StatusCode::NOT_FOUND, "no such path") })
         .method_not_allowed_fallback(|| async {
             Failure::new(StatusCode::METHOD_NOT_ALLOWED, "no such method")
@@ -154,24 +154,37 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .with_state(Asker { requests })
 }
 
-/// What is served to anybody who may connect: health and metrics.
-fn health() -> Router<Asker> {
-    Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
+/// What is served to anybody who may connect.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Public {
+    /// `/healthz` and `/readyz`.
+    Health,
+    /// Those, and `/metrics`.
+    Metrics,
 }
 
-/// Serves health and metrics, and nothing else, on a TCP socket.
+fn public(what: Public) -> Router<Asker> {
+    let health = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
+    match what {
+        Public::Health => health,
+        Public::Metrics => health.route("/metrics", get(metrics)),
+    }
+}
+
+/// Serves `what`, and nothing else, on a TCP socket.
 ///
 /// # Errors
-/// [`ServerError::Metrics`] when the address cannot be listened on.
-pub async fn serve_metrics(at: SocketAddr, requests: mpsc::Sender<Request>) -> Result<(), ServerError> {
+/// [`ServerError::Health`] when the address cannot be listened on.
+pub async fn serve_public(
+    what: Public,
+    at: SocketAddr,
+    requests: mpsc::Sender<Request>,
+) -> Result<(), ServerError> {
     let serve = async {
         let listener = TcpListener::bind(at).await?;
-        axum::serve(listener, health().with_state(Asker { requests })).await
+        axum::serve(listener, public(what).with_state(Asker { requests })).await
     };
-    serve.await.map_err(|source| ServerError::Metrics { at, source })
+    serve.await.map_err(|source| ServerError::Health { at, source })
 }
 
 /// Asks the task that owns the state.

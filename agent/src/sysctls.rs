@@ -67,19 +67,19 @@ pub enum SysctlError {
     },
 }
 
-/// Where the settings of the calling thread's network namespace are.
-const FOLDER: &str = "/proc/sys/net";
-
-const V6_DEVICES: &str = "/proc/sys/net/ipv6/conf";
+/// Below the folder of settings: one folder a device.
+const V6_DEVICES: &str = "ipv6/conf";
 const V6_ALL: &str = "ipv6/conf/all/forwarding";
 
 /// The settings of the calling thread's network namespace, and the record of what was changed.
 #[derive(Clone, Debug)]
 pub struct Sysctls {
+    /// Where the settings are: `/proc/sys/net`, or where a writable one is mounted.
+    folder: PathBuf,
     record: PathBuf,
 }
 
-/// What was changed, by path below [`FOLDER`].
+/// What was changed, by path below the folder of settings.
 #[derive(Debug, Default, Deserialize, Serialize)]
 struct Record {
     /// Boot and network namespace.
@@ -101,9 +101,10 @@ struct Batch {
 }
 
 impl Sysctls {
-    /// The record is kept in `state_dir`, whose lock its user holds.
-    pub fn new(state_dir: &Path) -> Self {
-        Self { record: state_dir.join("sysctls.json") }
+    /// The settings are below `folder`, `/proc/sys/net` or a mount of it; the record is kept in `state_dir`, whose lock
+    /// its user holds.
+    pub fn new(folder: &Path, state_dir: &Path) -> Self {
+        Self { folder: folder.to_owned(), record: state_dir.join("sysctls.json") }
     }
 
     /// Lets the stack forward what comes from these devices, IPv6 only with `v6`; the number of values changed.
@@ -119,8 +120,8 @@ impl Sysctls {
             uplinks.clone().into_iter().map(|uplink| (path(family, uplink, "forwarding"), "1")).collect()
         };
         let mut changed = self.change(Batch { wanted: all("ipv4"), along: Vec::new() })?;
-        if v6 && Path::new(V6_DEVICES).exists() {
-            changed += self.change(forward_v6()?)?;
+        if v6 && self.folder.join(V6_DEVICES).exists() {
+            changed += self.change(self.forward_v6()?)?;
             changed += self.change(Batch { wanted: all("ipv6"), along: Vec::new() })?;
         }
         Ok(changed)
@@ -133,13 +134,14 @@ impl Sysctls {
     pub fn restore(&self) -> Result<usize, SysctlError> {
         let mut still_ours = Vec::new();
         for (path, changed) in self.load()?.changed {
-            if read(&path)?.is_some_and(|value| value == changed.set) {
+            if self.read(&path)?.is_some_and(|value| value == changed.set) {
                 still_ours.push((path, changed));
             }
         }
         // "all" first: it changes every device's.
         still_ours.sort_by_key(|(path, _)| path != V6_ALL);
-        let wrote = still_ours.iter().map(|(path, changed)| write(path, &changed.before)).collect::<Vec<_>>();
+        let wrote =
+            still_ours.iter().map(|(path, changed)| self.write(path, &changed.before)).collect::<Vec<_>>();
         wrote.into_iter().collect::<Result<(), _>>()?;
         match fs::remove_file(&self.record) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -153,7 +155,7 @@ impl Sysctls {
         let mut wanted = Vec::new();
         for (path, value) in batch.wanted {
             // A device without IPv6, or gone meanwhile, has no such file.
-            if let Some(before) = read(&path)?.filter(|before| before != value) {
+            if let Some(before) = self.read(&path)?.filter(|before| before != value) {
                 wanted.push((path, before, value));
             }
         }
@@ -162,14 +164,60 @@ impl Sysctls {
         }
         let mut record = self.load()?;
         for (path, value) in batch.along {
-            if let Some(before) = read(&path)? {
+            if let Some(before) = self.read(&path)? {
                 record.note(path, before, value);
             }
         }
         wanted.iter().for_each(|(path, before, value)| record.note(path.clone(), before.clone(), value));
         self.save(&record)?;
-        wanted.iter().try_for_each(|(path, _, value)| write(path, value))?;
+        wanted.iter().try_for_each(|(path, _, value)| self.write(path, value))?;
         Ok(wanted.len())
+    }
+
+    /// Forwarding for IPv6 as a whole; nothing when it is on.
+    fn forward_v6(&self) -> Result<Batch, SysctlError> {
+        let mut batch = Batch { wanted: Vec::new(), along: Vec::new() };
+        if self.read(V6_ALL)?.is_none_or(|value| value == "1") {
+            return Ok(batch);
+        }
+        let list = |source| SysctlError::Read { path: self.folder.join(V6_DEVICES), source };
+        for entry in fs::read_dir(self.folder.join(V6_DEVICES)).map_err(list)? {
+            // "default" is for devices to come.
+            let Ok(device) = entry.map_err(list)?.file_name().into_string() else { continue };
+            if device == "all" {
+                continue;
+            }
+            let (forwarding, accept_ra) =
+                (path("ipv6", &device, "forwarding"), path("ipv6", &device, "accept_ra"));
+            if device != "lo"
+                && self.read(&accept_ra)?.as_deref() == Some("1")
+                && self.read(&forwarding)?.as_deref() == Some("0")
+            {
+                batch.wanted.push((accept_ra, "2"));
+            }
+            batch.along.push((forwarding, "1"));
+        }
+        batch.wanted.push((V6_ALL.to_owned(), "1"));
+        Ok(batch)
+    }
+
+    /// A value; `None` when there is no such setting.
+    fn read(&self, path: &str) -> Result<Option<String>, SysctlError> {
+        let path = self.folder.join(path);
+        match fs::read_to_string(&path) {
+            Ok(value) => Ok(Some(value.trim_ascii().to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(SysctlError::Read { path, source }),
+        }
+    }
+
+    fn write(&self, path: &str, value: &str) -> Result<(), SysctlError> {
+        let path = self.folder.join(path);
+        match fs::write(&path, value) {
+            // The device is gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(|source| SysctlError::Write { path, value: value.to_owned(), source }),
+        }
     }
 
     fn load(&self) -> Result<Record, SysctlError> {
@@ -207,55 +255,9 @@ impl Record {
     }
 }
 
-/// Forwarding for IPv6 as a whole; nothing when it is on.
-fn forward_v6() -> Result<Batch, SysctlError> {
-    let mut batch = Batch { wanted: Vec::new(), along: Vec::new() };
-    if read(V6_ALL)?.is_none_or(|value| value == "1") {
-        return Ok(batch);
-    }
-    let list = |source| SysctlError::Read { path: V6_DEVICES.into(), source };
-    for entry in fs::read_dir(V6_DEVICES).map_err(list)? {
-        // "default" is for devices to come.
-        let Ok(device) = entry.map_err(list)?.file_name().into_string() else { continue };
-        if device == "all" {
-            continue;
-        }
-        let (forwarding, accept_ra) =
-            (path("ipv6", &device, "forwarding"), path("ipv6", &device, "accept_ra"));
-        if device != "lo"
-            && read(&accept_ra)?.as_deref() == Some("1")
-            && read(&forwarding)?.as_deref() == Some("0")
-        {
-            batch.wanted.push((accept_ra, "2"));
-        }
-        batch.along.push((forwarding, "1"));
-    }
-    batch.wanted.push((V6_ALL.to_owned(), "1"));
-    Ok(batch)
-}
-
 /// Joined by hand: a device's name may hold dots, and must stay one component.
 fn path(family: &str, device: &str, name: &str) -> String {
     format!("{family}/conf/{device}/{name}")
-}
-
-/// A value; `None` when there is no such setting.
-fn read(path: &str) -> Result<Option<String>, SysctlError> {
-    let path = Path::new(FOLDER).join(path);
-    match fs::read_to_string(&path) {
-        Ok(value) => Ok(Some(value.trim_ascii().to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(SysctlError::Read { path, source }),
-    }
-}
-
-fn write(path: &str, value: &str) -> Result<(), SysctlError> {
-    let path = Path::new(FOLDER).join(path);
-    match fs::write(&path, value) {
-        // The device is gone.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.map_err(|source| SysctlError::Write { path, value: value.to_owned(), source }),
-    }
 }
 
 /// Where and since when the settings are what they are.

@@ -24,6 +24,14 @@ use sluice_api::{
     client::{Client, ClientError},
     endpoint::Registration,
 };
+use sluice_cni::{
+    attachment::{self, Attachment},
+    config,
+    ipam::{
+        Ipam,
+        range::{Range, RangeSet},
+    },
+};
 use sluice_maps::testing::PrivateBpffs;
 use tempfile::TempDir;
 
@@ -100,6 +108,8 @@ impl Node {
         command.arg("--state-dir").arg(self.path("state"));
         command.arg("--cni-conf-dir").arg(self.path("net.d"));
         command.args(["--cgroup-root", "none"]); // the machine's is not ours
+        command.arg("--cni-bin-dir").arg(self.path("bin"));
+        command.arg("--lease-dir").arg(self.path("leases"));
         command
     }
 
@@ -129,6 +139,15 @@ impl Node {
 
     fn conflist(&self) -> PathBuf {
         self.path("net.d/10-sluice.conflist")
+    }
+
+    /// Leases an address to a pod's interface as the CNI plugin does; the name of its host-side veth.
+    fn lease(&self, attachment: &Attachment) -> String {
+        let range = Range::new("10.244.1.0/24".parse().expect("a range"), None, None).expect("a good range");
+        let ranges = vec![RangeSet::new(vec![range]).expect("a good set")];
+        let config = config::Ipam { ranges, data_dir: self.path("leases"), quarantine: Duration::ZERO };
+        Ipam::new("sluice", &config).lease(attachment).expect("a lease");
+        attachment.host_ifname()
     }
 
     fn pins(&self) -> PathBuf {
@@ -276,6 +295,91 @@ fn a_pod_is_in_force_when_its_object_is_known_and_outlives_a_killed_agent() {
 }
 
 #[test]
+fn pods_whose_pins_are_lost_get_their_programs_again() {
+    netns::within(|| async {
+        let node = Node::new().await;
+        fs::write(node.path("objects/pod.yaml"), POD).expect("a file");
+        let attachment = Attachment {
+            container: "5f3c".to_owned(),
+            ifname: "eth0".to_owned(),
+            pod: attachment::Pod {
+                namespace: Some("shop".to_owned()),
+                name: Some("db-0".to_owned()),
+                uid: Some("b7c1".to_owned()),
+            },
+        };
+        let device = node.lease(&attachment);
+        netns::add_veth(&netns::connect(), &device, &[]).await;
+        netns::add_veth(&netns::connect(), "slunknown", &[]).await;
+        for device in [&device, "slunknown"] {
+            ip(&format!("link set {device} alias sluice:sluice"));
+        }
+        let agent = node.start();
+        agent.says_with("pod's programs were gone: attached again", "device", &Value::from(device.as_str()));
+        agent.says_with("pod without programs or lease: shut", "device", &Value::from("slunknown"));
+        agent.says("agent started");
+        let mut client = node.client().await;
+        client.await_in_force("5f3c", "eth0", PATIENCE).await.expect("in force");
+        let endpoints = client.endpoints().await.expect("a list");
+        assert_eq!(endpoints.len(), 1);
+        let mac = attachment.pod_mac().map(|byte| format!("{byte:02x}")).join(":");
+        let registration = &endpoints[0].registration;
+        assert_eq!((&registration.pod_name, &registration.mac), (&"db-0".to_owned(), &mac));
+        for device in [&device, "slunknown"] {
+            let (_, programs) = SchedClassifier::query_tcx(device, TcAttachType::Ingress).expect("programs");
+            assert_eq!(programs.len(), 1, "{device}");
+        }
+
+        // Taken away under the running agent, which starts over.
+        fs::remove_dir_all(node.bpffs.path().join("sluice")).expect("removed");
+        agent.says("pinned maps and programs are gone, pods are without policy: starting over");
+        let mut agent = agent;
+        assert!(!agent.child.wait().expect("its end").success());
+        let agent = node.start();
+        agent.says("pod's programs were gone: attached again");
+        agent.says("agent started");
+        node.client().await.await_in_force("5f3c", "eth0", PATIENCE).await.expect("in force");
+    });
+}
+
+#[test]
+fn what_the_node_lacks_is_said_before_anything_is_loaded() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-agent"));
+    command.args(["run", "--node-name", "n1", "--source", "dir:/none"]).arg("--bpffs").arg(folder.path());
+    let output = command.output().expect("the agent");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && words.contains("no bpf file system is mounted at"), "{words}");
+    assert!(words.contains("install --mount-bpffs"), "{words}");
+}
+
+#[test]
+fn health_has_an_address_of_its_own_without_metrics() {
+    netns::within(|| async {
+        ip("link set lo up");
+        let node = Node::new().await;
+        let mut command = node.command("run");
+        command.args(["--health-address", "127.0.0.1:9961"]).stderr(Stdio::null());
+        let mut agent = command.spawn().expect("the agent");
+        let ask = |path: &str| {
+            let mut stream = std::net::TcpStream::connect("127.0.0.1:9961").ok()?;
+            write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).ok()?;
+            Some(answer.lines().next()?.to_owned())
+        };
+        let begun = std::time::Instant::now();
+        while ask("/readyz").is_none_or(|answer| !answer.contains("200")) {
+            assert!(begun.elapsed() < PATIENCE, "{:?}", ask("/readyz"));
+        }
+        assert!(ask("/healthz").is_some_and(|answer| answer.contains("200")));
+        assert!(ask("/metrics").is_some_and(|answer| answer.contains("404")));
+        agent.kill().expect("it runs");
+        agent.wait().expect("its end");
+    });
+}
+
+#[test]
 fn an_endpoint_goes_with_its_link_also_while_no_agent_runs() {
     netns::within(|| async {
         let node = Node::new().await;
@@ -339,6 +443,28 @@ fn cleanup_removes_what_the_agent_made_and_nothing_else() {
             assert!(!exists(&node.path("state")), "nothing is in it any more");
             assert!(!exists(&node.conflist()) && exists(&node.path("net.d/20-other.conflist")));
         }
+    });
+}
+
+#[test]
+fn cleanup_takes_the_plugin_along_when_no_pod_needs_it_any_more() {
+    netns::within(|| async {
+        let node = Node::new().await;
+        let plugin = node.path("bin/sluice-cni");
+        fs::create_dir(node.path("bin")).expect("a folder");
+        fs::write(&plugin, "a plugin").expect("a file");
+        let attachment = Attachment::new("5f3c", "eth0").expect("good names");
+        let device = node.lease(&attachment);
+        let ifindex = netns::add_veth(&netns::connect(), &device, &[]).await;
+        let agent = node.start();
+        agent.started();
+        agent.stop(Signal::SIGKILL);
+        assert!(node.cleanup().success());
+        assert!(!exists(&node.bpffs.path().join("sluice")), "what holds it goes all the same");
+        assert!(exists(&node.conflist()) && exists(&plugin), "a pod is left, whose end needs them");
+        netns::connect().link().del(ifindex).execute().await.expect("its end");
+        assert!(node.cleanup().success());
+        assert!(!exists(&node.conflist()) && !exists(&plugin) && !exists(&node.path("leases")));
     });
 }
 

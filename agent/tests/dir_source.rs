@@ -55,6 +55,7 @@ impl Folder {
         match event.expect("the source goes on") {
             Event::Change(change) => Some(vec![change]),
             Event::Changes(changes) => Some(changes),
+            Event::Unreadable(unreadable) => unreachable!("{unreadable}"),
             Event::Synced => None,
         }
     }

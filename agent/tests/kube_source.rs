@@ -44,6 +44,10 @@ struct Script {
     missing: Option<&'static str>,
     /// Names of objects by plural.
     objects: BTreeMap<&'static str, Vec<&'static str>>,
+    /// Objects by name that have another `spec` than an empty one.
+    specs: BTreeMap<&'static str, Value>,
+    /// Names of Events that somebody has created before.
+    taken: BTreeSet<String>,
     /// The open watches.
     watches: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
     /// Every request line.
@@ -81,11 +85,11 @@ impl Server {
         let client = self.client().await;
         let (sender, events) = mpsc::channel(8);
         tokio::spawn(async move { kube::follow(client, &sender).await });
-        Follower { events, known: BTreeSet::new() }
+        Follower { events, known: BTreeSet::new(), unreadable: Vec::new() }
     }
 
     fn say(&self, plural: &str, kind: &str, object: &Value) {
-        let line = Bytes::from(format!("{}\n", json!({"type": kind, "object": object})));
+        let line = event(kind, object);
         let script = self.script();
         let watches: Vec<_> = script.watches.iter().filter(|(watched, _)| watched == plural).collect();
         let (_, last) = watches.last().expect("an open watch");
@@ -103,10 +107,27 @@ fn object(plural: &str, name: &str, version: u32) -> Value {
     json!({"metadata": {"name": name, "namespace": namespace, "resourceVersion": version.to_string(), "managedFields": [{}]}})
 }
 
+/// A line of a watch, its fields in the order of the API server.
+fn event(kind: &str, object: &Value) -> Bytes {
+    format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").into()
+}
+
+/// The object of that name, with the `spec` the script gives it.
+fn scripted(plural: &str, name: &str, script: &Script) -> Value {
+    let mut object = object(plural, name, 1);
+    object["spec"] = script.specs.get(name).cloned().unwrap_or_else(|| json!({}));
+    object
+}
+
 async fn answer(State(server): State<Server>, method: Method, uri: Uri, body: Bytes) -> Response {
     if method != Method::GET {
         let written: Value = serde_json::from_slice(&body).expect("JSON");
-        server.script().written.push((method, uri.path().to_owned(), written.clone()));
+        let mut script = server.script();
+        script.written.push((method.clone(), uri.path().to_owned(), written.clone()));
+        let name = written["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        if method == Method::POST && !script.taken.insert(name) {
+            return refusal(StatusCode::CONFLICT, "AlreadyExists");
+        }
         return axum::Json(written).into_response();
     }
     let plural = uri.path().rsplit('/').next().unwrap_or_default().to_owned();
@@ -121,7 +142,7 @@ async fn answer(State(server): State<Server>, method: Method, uri: Uri, body: By
     }
     let names = script.objects.get(plural.as_str()).cloned().unwrap_or_default();
     if !query.contains("watch=true") {
-        return list(&plural, &names, query);
+        return list(&plural, &names, query, &script);
     }
     let (sender, mut lines) = mpsc::unbounded_channel::<Bytes>();
     if query.contains("sendInitialEvents=true") {
@@ -129,13 +150,12 @@ async fn answer(State(server): State<Server>, method: Method, uri: Uri, body: By
             return status(StatusCode::UNPROCESSABLE_ENTITY);
         }
         for name in names {
-            let line = json!({"type": "ADDED", "object": object(&plural, name, 1)});
-            sender.send(format!("{line}\n").into()).expect("open");
+            sender.send(event("ADDED", &scripted(&plural, name, &script))).expect("open");
         }
         let annotations = json!({"k8s.io/initial-events-end": "true"});
-        let end = json!({"type": "BOOKMARK", "object": {"apiVersion": "v1", "kind": "X",
-            "metadata": {"resourceVersion": "5", "annotations": annotations}}});
-        sender.send(format!("{end}\n").into()).expect("open");
+        let end = json!({"apiVersion": "v1", "kind": "X",
+            "metadata": {"resourceVersion": "5", "annotations": annotations}});
+        sender.send(event("BOOKMARK", &end)).expect("open");
     }
     script.watches.push((plural, sender));
     let stream = futures::stream::poll_fn(move |context| {
@@ -161,10 +181,11 @@ fn metadata(plural: &str, name: &str, script: &Script) -> Response {
 }
 
 /// One object a page.
-fn list(plural: &str, names: &[&str], query: &str) -> Response {
+fn list(plural: &str, names: &[&str], query: &str, script: &Script) -> Response {
     let page =
         query.split('&').find_map(|part| part.strip_prefix("continue=")?.parse().ok()).unwrap_or(0_usize);
-    let items: Vec<_> = names.iter().skip(page).take(1).map(|name| object(plural, name, 1)).collect();
+    let items: Vec<Value> =
+        names.iter().skip(page).take(1).map(|name| scripted(plural, name, script)).collect();
     let next = (page + 1 < names.len()).then(|| (page + 1).to_string());
     let metadata = json!({"resourceVersion": "5", "continue": next});
     axum::Json(json!({"kind": "XList", "apiVersion": "v1", "metadata": metadata, "items": items}))
@@ -172,7 +193,10 @@ fn list(plural: &str, names: &[&str], query: &str) -> Response {
 }
 
 fn status(code: StatusCode) -> Response {
-    let reason = if code == StatusCode::NOT_FOUND { "NotFound" } else { "No" };
+    refusal(code, if code == StatusCode::NOT_FOUND { "NotFound" } else { "No" })
+}
+
+fn refusal(code: StatusCode, reason: &str) -> Response {
     let body = json!({"kind": "Status", "status": "Failure", "code": code.as_u16(), "message": "no", "reason": reason});
     (code, axum::Json(body)).into_response()
 }
@@ -180,6 +204,8 @@ fn status(code: StatusCode) -> Response {
 struct Follower {
     events: mpsc::Receiver<Event>,
     known: BTreeSet<String>,
+    /// What could not be read.
+    unreadable: Vec<String>,
 }
 
 impl Follower {
@@ -197,6 +223,7 @@ impl Follower {
                 Event::Synced => return self.known.iter().cloned().collect(),
                 Event::Change(change) => self.take(change),
                 Event::Changes(changes) => changes.into_iter().for_each(|change| self.take(change)),
+                Event::Unreadable(unreadable) => self.unreadable.push(unreadable.key.to_string()),
             }
         }
     }
@@ -217,6 +244,7 @@ impl Follower {
             match self.next().await {
                 Event::Change(change) => self.take(change),
                 Event::Changes(changes) => changes.into_iter().for_each(|change| self.take(change)),
+                Event::Unreadable(unreadable) => self.unreadable.push(unreadable.key.to_string()),
                 Event::Synced => panic!("synced twice"),
             }
         }
@@ -311,6 +339,43 @@ async fn while_a_kind_does_not_exist_not_everything_was_told() {
     assert_eq!(follower.synced().await, ["NetworkPolicy default/p", "Pod default/a"]);
 }
 
+#[tokio::test]
+async fn an_object_that_cannot_be_read_keeps_nobody_waiting() {
+    for streams in [true, false] {
+        let objects =
+            BTreeMap::from([("networkpolicies", vec!["odd", "good"]), ("pods", vec!["broken", "a"])]);
+        let specs =
+            BTreeMap::from([("odd", json!({"ingress": "all"})), ("broken", json!({"containers": 7}))]);
+        let server = Server::new(Script { streams, objects, specs, ..Script::default() });
+        let mut follower = server.follow().await;
+        // The policy is known because it isolates; the pod is not, and stays unknown.
+        let known = ["NetworkPolicy default/good", "NetworkPolicy default/odd", "Pod default/a"];
+        assert_eq!(follower.synced().await, known, "streams: {streams}");
+        follower.unreadable.sort_unstable();
+        assert_eq!(follower.unreadable, ["NetworkPolicy default/odd", "Pod default/broken"]);
+
+        // What was readable and is no more stays as it was; what is deleted goes, readable or not.
+        while !server.script().watches.iter().any(|(plural, _)| plural == "pods") {
+            tokio::task::yield_now().await;
+        }
+        let mut a = object("pods", "a", 6);
+        a["spec"] = json!({"containers": 7});
+        server.say("pods", "MODIFIED", &a);
+        server.say("pods", "ADDED", &object("pods", "b", 7));
+        follower
+            .until(&[
+                "NetworkPolicy default/good",
+                "NetworkPolicy default/odd",
+                "Pod default/a",
+                "Pod default/b",
+            ])
+            .await;
+        assert_eq!(follower.unreadable.last().map(String::as_str), Some("Pod default/a"));
+        server.say("pods", "DELETED", &a);
+        follower.until(&["NetworkPolicy default/good", "NetworkPolicy default/odd", "Pod default/b"]).await;
+    }
+}
+
 fn does_not_fit(service: &str) -> Notice {
     Notice {
         regarding: ObjectKey::Service(NamespacedName::new("shop", service)),
@@ -352,6 +417,26 @@ async fn events_name_their_object_count_repetitions_and_skip_what_is_gone() {
     assert_eq!(series["series"]["count"], 2);
 }
 
+#[tokio::test]
+async fn nodes_that_say_the_same_make_one_event() {
+    let objects = BTreeMap::from([("services", vec!["db"])]);
+    let server = Server::new(Script { objects, ..Script::default() });
+    for node in ["n1", "n2", "n3"] {
+        let (sender, notices) = mpsc::channel(8);
+        for _ in 0..2 {
+            sender.send(does_not_fit("db")).await.expect("room");
+        }
+        drop(sender);
+        notice::publish(server.client().await, node, notices).await;
+    }
+    let script = server.script();
+    let of = |wanted: Method| script.written.iter().filter(move |(method, ..)| *method == wanted);
+    let names: BTreeSet<_> =
+        of(Method::POST).map(|(.., event)| event["metadata"]["name"].as_str().expect("a name")).collect();
+    assert_eq!(names.len(), 1, "{:?}", script.written);
+    assert_eq!(of(Method::PATCH).count(), 1, "who created it counts, the others are silent");
+}
+
 /// The agent's binary; it ends with the test.
 struct Agent(Child);
 
@@ -371,6 +456,7 @@ impl Agent {
             .arg("--bpffs")
             .arg(bpffs);
         command.arg("--socket").arg(folder.join("agent.sock")).arg("--state-dir").arg(folder.join("state"));
+        command.arg("--cni-conf-dir").arg(folder).arg("--lease-dir").arg(folder.join("leases"));
         Self(command.stderr(Stdio::null()).spawn().expect("the agent"))
     }
 }
@@ -411,6 +497,49 @@ fn a_policy_that_is_not_understood_gets_an_event() {
         assert_eq!(event["regarding"], regarding);
         assert_eq!((&event["reason"], &event["note"]), (&json!("NotUnderstood"), &json!("70000 is no port")));
         assert_eq!(event["reportingInstance"], "n1");
+    });
+}
+
+#[test]
+fn the_node_is_told_that_its_network_is_there_after_the_configuration_and_again_when_it_is_reset() {
+    netns::within(|| async {
+        let handle = netns::connect();
+        handle.link().set(LinkUnspec::new_with_name("lo").up().build()).execute().await.expect("loopback");
+        netns::add_veth(&handle, "up0", &[("10.0.0.1", 24)]).await;
+        let (bpffs, folder) = (PrivateBpffs::mount(), tempfile::tempdir().expect("a folder"));
+        let objects = BTreeMap::from([("nodes", vec!["n1"])]);
+        let taints = json!([{"key": "node.sluice.dev/agent-not-ready", "effect": "NoExecute"}, {"key": "other", "effect": "NoSchedule"}]);
+        let spec = json!({"podCIDRs": ["10.244.1.0/24"], "taints": taints});
+        let specs = BTreeMap::from([("n1", spec.clone())]);
+        let server = Server::new(Script { streams: true, objects, specs, ..Script::default() });
+        let conflist = folder.path().join("10-sluice.conflist");
+        let _agent = Agent::start(&server.listen().await, folder.path(), bpffs.path());
+
+        eventually(|| !server.script().written.is_empty()).await;
+        assert!(conflist.exists(), "pods can be made by then");
+        eventually(|| server.script().written.len() == 2).await;
+        let written = std::mem::take(&mut server.script().written);
+        let paths: Vec<_> =
+            written.iter().map(|(method, path, _)| (method.as_str(), path.as_str())).collect();
+        assert_eq!(paths, [("PATCH", "/api/v1/nodes/n1/status"), ("PATCH", "/api/v1/nodes/n1")]);
+        let condition = &written[0].2["status"]["conditions"][0];
+        assert_eq!(
+            (&condition["type"], &condition["status"]),
+            (&json!("NetworkUnavailable"), &json!("False"))
+        );
+        assert_eq!(condition["reason"], "SluiceIsUp");
+        assert_eq!(written[1].2["spec"]["taints"], json!([{"key": "other", "effect": "NoSchedule"}]));
+        assert_eq!(written[1].2["metadata"]["resourceVersion"], "1");
+
+        // A cloud controller sets the condition again; the taint is gone.
+        let is_followed =
+            || server.script().watches.iter().filter(|(plural, _)| plural == "nodes").count() == 2;
+        eventually(is_followed).await;
+        let mut reset = object("nodes", "n1", 7);
+        reset["status"] = json!({"conditions": [{"type": "NetworkUnavailable", "status": "True"}]});
+        server.say("nodes", "MODIFIED", &reset);
+        eventually(|| !server.script().written.is_empty()).await;
+        assert_eq!(server.script().written[0].1, "/api/v1/nodes/n1/status");
     });
 }
 

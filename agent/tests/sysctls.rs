@@ -17,6 +17,8 @@ use tokio::sync::mpsc;
 
 mod netns;
 
+const SETTINGS: &str = "/proc/sys/net";
+
 fn get(path: &str) -> String {
     let value = fs::read_to_string(format!("/proc/sys/net/{path}")).expect(path);
     value.trim_ascii().to_owned()
@@ -97,7 +99,7 @@ fn a_node_keeps_its_routes_from_router_advertisements_when_it_forwards() {
 
         let before = settings(&["v0", "v0p"]);
         let state = tempfile::tempdir().expect("a folder");
-        let sysctls = Sysctls::new(state.path());
+        let sysctls = Sysctls::new(SETTINGS.as_ref(), state.path());
         sysctls.forward(["v0p"], true).expect("set");
         assert_eq!(get("ipv6/conf/all/forwarding"), "1");
         assert_eq!(get("ipv6/conf/v0p/accept_ra"), "2");
@@ -121,20 +123,23 @@ fn what_was_before_is_kept_once_and_given_back() {
         let devices = ["v0", "v0p", "v.1", "v.1p"];
         let before = settings(&devices);
         let state = tempfile::tempdir().expect("a folder");
-        assert_eq!(Sysctls::new(state.path()).forward(["v0"], false).expect("set"), 1);
+        assert_eq!(Sysctls::new(SETTINGS.as_ref(), state.path()).forward(["v0"], false).expect("set"), 1);
         assert_eq!(get("ipv6/conf/all/forwarding"), "0", "IPv6 was not asked for");
         // Other agents, later: they find changed values, and must not take them for the first ones.
         for _ in 0..2 {
-            Sysctls::new(state.path()).forward(["v0", "v.1"], true).expect("set");
+            Sysctls::new(SETTINGS.as_ref(), state.path()).forward(["v0", "v.1"], true).expect("set");
             assert_eq!(get("ipv6/conf/v0p/forwarding"), "1", "the kernel changed it along");
             assert_eq!(get("ipv6/conf/v0p/accept_ra"), "0", "advertisements were not taken there");
             assert_eq!(get("ipv6/conf/v.1/accept_ra"), "1", "nor there, as a router");
         }
-        assert_eq!(Sysctls::new(state.path()).forward(["v0", "v.1"], true).expect("as they are"), 0);
-        Sysctls::new(state.path()).restore().expect("restored");
+        assert_eq!(
+            Sysctls::new(SETTINGS.as_ref(), state.path()).forward(["v0", "v.1"], true).expect("as they are"),
+            0
+        );
+        Sysctls::new(SETTINGS.as_ref(), state.path()).restore().expect("restored");
         assert_eq!(settings(&devices), before);
         assert_eq!(fs::read_dir(state.path()).expect("a folder").count(), 0, "the record goes");
-        assert_eq!(Sysctls::new(state.path()).restore().expect("nothing to do"), 0);
+        assert_eq!(Sysctls::new(SETTINGS.as_ref(), state.path()).restore().expect("nothing to do"), 0);
     });
 }
 
@@ -147,7 +152,7 @@ fn what_others_changed_since_and_what_is_gone_is_left_alone() {
             set(&format!("ipv4/conf/{device}/forwarding"), "0");
         }
         let state = tempfile::tempdir().expect("a folder");
-        let sysctls = Sysctls::new(state.path());
+        let sysctls = Sysctls::new(SETTINGS.as_ref(), state.path());
         sysctls.forward(["v0", "v1"], true).expect("set");
         set("ipv6/conf/v0/accept_ra", "0");
         handle.link().del(if_nametoindex("v1").expect("v1")).execute().await.expect("deleted");
@@ -164,13 +169,13 @@ fn a_record_of_another_namespace_means_nothing() {
     netns::within(|| async move {
         netns::add_veth(&netns::connect(), "v0", &[]).await;
         set("ipv4/conf/v0/forwarding", "0");
-        Sysctls::new(&folder).forward(["v0"], false).expect("set");
+        Sysctls::new(SETTINGS.as_ref(), &folder).forward(["v0"], false).expect("set");
         // The namespace lives on, so that its number is not given to the next.
         let folder = folder.clone();
         netns::within(|| async move {
             netns::add_veth(&netns::connect(), "v0", &[]).await;
             set("ipv4/conf/v0/forwarding", "1");
-            assert_eq!(Sysctls::new(&folder).restore().expect("nothing to do"), 0);
+            assert_eq!(Sysctls::new(SETTINGS.as_ref(), &folder).restore().expect("nothing to do"), 0);
             assert_eq!(get("ipv4/conf/v0/forwarding"), "1");
         });
     });
@@ -183,13 +188,14 @@ fn ports_of_translated_flows_are_reserved_beside_others_and_given_back() {
         set(RESERVED, "30000-32767,8080");
         let before = get(RESERVED);
         let state = tempfile::tempdir().expect("a folder");
-        let reserve = |ports| Sysctls::new(state.path()).reserve_ports(&ports).expect("reserved");
+        let reserve =
+            |ports| Sysctls::new(SETTINGS.as_ref(), state.path()).reserve_ports(&ports).expect("reserved");
         assert!(reserve(61_000..=65_535));
         assert_eq!(get(RESERVED), "8080,30000-32767,61000-65535");
         assert!(!reserve(61_000..=65_535), "they are already");
         assert!(reserve(50_000..=50_999), "another range is configured");
         assert_eq!(get(RESERVED), "8080,30000-32767,50000-50999", "the old one is given back");
-        Sysctls::new(state.path()).restore().expect("restored");
+        Sysctls::new(SETTINGS.as_ref(), state.path()).restore().expect("restored");
         assert_eq!(get(RESERVED), before);
     });
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     path::PathBuf,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -18,6 +19,9 @@ use crate::{attachment::Attachment, config};
 const BEST_EFFORT: Duration = Duration::from_secs(1);
 /// How long CHECK waits for a plan that should have been in force since ADD.
 const CONVERGENCE: Duration = Duration::from_secs(2);
+
+/// How often an agent that is away is looked for: the socket of one that starts appears by a rename.
+const AWAY: Duration = Duration::from_millis(50);
 
 /// Why the agent did not do its part.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +88,18 @@ impl Agent {
     /// Connects with all the time the configuration grants.
     pub(crate) fn connect(config: &config::Agent) -> Result<Self, AgentError> {
         Self::connect_within(config, config.timeout)
+    }
+
+    /// The same, and waits for an agent that is away: it may be restarting.
+    pub(crate) fn connect_patiently(config: &config::Agent) -> Result<Self, AgentError> {
+        let deadline = Instant::now() + config.timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match Self::connect_within(config, left) {
+                Err(AgentError::Call(ClientError::Connect { .. })) if left > AWAY => thread::sleep(AWAY),
+                connected => return connected,
+            }
+        }
     }
 
     fn connect_within(config: &config::Agent, limit: Duration) -> Result<Self, AgentError> {

@@ -99,11 +99,12 @@ pub enum FieldProblem {
     /// It is required.
     #[error("the field is missing")]
     Missing,
-    /// It must not be there.
-    #[error(
-        "this plugin makes the pod's interface, so it must be the first of its list and gets no previous result"
-    )]
-    NotFirst,
+    /// What the plugin before has made stands in the way.
+    #[error("the plugin before has made {ifname} in the pod already, which this plugin makes")]
+    Interface {
+        /// `CNI_IFNAME`.
+        ifname: String,
+    },
     /// Not a network name (CNI specification 1.1.0, section 1).
     #[error(
         "a name starts with a letter or digit, goes on with letters, digits, '_', '.' and '-', and has at most \

@@ -81,6 +81,9 @@ impl AgentError {
 /// Why a pod was not wired. Everything done is undone.
 #[derive(Debug, thiserror::Error)]
 pub enum AddError {
+    /// The result of the plugin before is wrong, or not for us to go on from.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The runtime passed a namespace path that is gone or is not a namespace.
     #[error(transparent)]
     Netns(#[from] NetnsError),
@@ -108,6 +111,7 @@ impl AddError {
     /// Its CNI code.
     pub fn code(&self) -> u32 {
         match self {
+            Self::Config(_) => 7,
             Self::Netns(_) => 8,
             Self::Ipam(error) => error.code(),
             Self::Plumb(error) => error.code(),

@@ -211,9 +211,6 @@ impl Request {
         let version = version.ok_or(RequestError::Version { verb, version: asked })?;
         let command = Command::parse(verb, env, &json)?;
         let network = Box::new(Network::parse(&json)?);
-        if network.prev_result.is_some() && verb == Verb::Add {
-            return Err(config::wrong("prevResult", config::FieldProblem::NotFirst).into());
-        }
         Ok(Self::Network { version, network, command })
     }
 }
@@ -405,10 +402,11 @@ mod tests {
     }
 
     #[test]
-    fn a_previous_result_makes_add_an_error() {
-        let chained = CONFIG.replace("\"type\"", "\"prevResult\":{},\"type\"");
-        assert!(problem(&add(&[]), &chained).contains("prevResult"));
-        assert!(Request::parse(&add(&[("CNI_COMMAND", "DEL")]), chained.as_bytes()).is_ok());
+    fn a_previous_result_is_for_the_command_to_judge() {
+        let chained = CONFIG.replace("\"type\"", "\"prevResult\":7,\"type\"");
+        for verb in ["ADD", "DEL", "CHECK"] {
+            assert!(Request::parse(&add(&[("CNI_COMMAND", verb)]), chained.as_bytes()).is_ok(), "{verb}");
+        }
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::request::Version;
 
@@ -42,6 +42,9 @@ pub struct Interface {
     /// `CNI_NETNS` for an interface in the pod, absent for one on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
+    /// What another plugin says besides.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
 }
 
 /// An address in a result.
@@ -65,9 +68,27 @@ pub struct Route {
     /// Next hop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gw: Option<IpAddr>,
+    /// What another plugin says besides.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
 }
 
 impl Success {
+    /// Puts what the plugin before has made in front (CNI specification 1.1.0, section 3, "ADD": a plugin that is given a
+    /// `prevResult` passes it on, with its own changes). Name servers are the earlier plugin's where we have none.
+    #[must_use]
+    pub fn behind(self, previous: Self) -> Self {
+        let offset = previous.interfaces.len();
+        let shifted =
+            self.ips.into_iter().map(|ip| Ip { interface: ip.interface.map(|at| at + offset), ..ip });
+        Self {
+            interfaces: previous.interfaces.into_iter().chain(self.interfaces).collect(),
+            ips: previous.ips.into_iter().chain(shifted).collect(),
+            routes: previous.routes.into_iter().chain(self.routes).collect(),
+            dns: self.dns.or(previous.dns),
+        }
+    }
+
     /// The result in the form of `version`.
     pub fn to_json(&self, version: Version) -> Value {
         let mut json = json!(self);
@@ -128,12 +149,14 @@ mod tests {
                     mac: Some("02:00:00:00:00:01".into()),
                     mtu: Some(1500),
                     sandbox: None,
+                    other: Map::new(),
                 },
                 Interface {
                     name: "eth0".into(),
                     mac: None,
                     mtu: Some(1500),
                     sandbox: Some("/run/netns/a".into()),
+                    other: Map::new(),
                 },
             ],
             ips: vec![Ip {
@@ -141,7 +164,11 @@ mod tests {
                 gateway: Some(gateway),
                 interface: Some(1),
             }],
-            routes: vec![Route { dst: "0.0.0.0/0".parse().expect("a route"), gw: Some(gateway) }],
+            routes: vec![Route {
+                dst: "0.0.0.0/0".parse().expect("a route"),
+                gw: Some(gateway),
+                other: Map::new(),
+            }],
             dns: Some(json!({"nameservers": ["10.96.0.10"]})),
         }
     }
@@ -163,6 +190,17 @@ mod tests {
             assert_eq!(json["routes"][0], json!({"dst": "0.0.0.0/0", "gw": "169.254.1.1"}));
             assert_eq!(json["dns"]["nameservers"][0], "10.96.0.10");
         }
+    }
+
+    #[test]
+    fn what_came_before_stays_in_front_and_addresses_keep_their_interfaces() {
+        let mut before = Success { dns: Some(json!({"domain": "x"})), ..example() };
+        before.routes[0].other.insert("mtu".to_owned(), json!(1400));
+        let both = Success { dns: None, ..example() }.behind(before);
+        assert_eq!((both.interfaces.len(), both.routes.len()), (4, 2));
+        assert_eq!(both.ips.iter().map(|ip| ip.interface).collect::<Vec<_>>(), [Some(1), Some(3)]);
+        assert_eq!(both.dns, Some(json!({"domain": "x"})));
+        assert_eq!(both.to_json(Version::V1_1_0)["routes"][0]["mtu"], 1400, "nothing of it is lost");
     }
 
     #[test]

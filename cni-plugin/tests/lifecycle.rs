@@ -257,6 +257,26 @@ fn check_names_what_is_missing() {
 }
 
 #[test]
+fn behind_another_plugin_both_results_are_passed_on() {
+    let node = Node::new();
+    let pod = Namespace::new();
+    let before = json!({"cniVersion": "1.1.0",
+        "interfaces": [{"name": "net1", "mac": "02:00:00:00:00:01", "sandbox": pod.path().display().to_string(), "pciID": "0:1"}],
+        "ips": [{"address": "192.0.2.5/24", "interface": 0}],
+        "routes": [{"dst": "198.51.100.0/24", "gw": "192.0.2.1", "priority": 7}]});
+    let result = node.call_with(&node.config_after(&before), "ADD", "c1", Some(&pod)).expect_success();
+    assert_eq!(result["interfaces"][0], before["interfaces"][0]);
+    assert_eq!((&result["ips"][0], &result["routes"][0]), (&before["ips"][0], &before["routes"][0]));
+    assert_eq!(result["interfaces"].as_array().map(Vec::len), Some(3));
+    let ours: Vec<_> =
+        result["ips"].as_array().expect("a list").iter().skip(1).map(|ip| &ip["interface"]).collect();
+    assert_eq!(ours, [&json!(2), &json!(2)], "the pod's end of our pair");
+    node.call_with(&node.config_after(&result), "CHECK", "c1", Some(&pod)).expect_success();
+    node.call_with(&node.config_after(&result), "DEL", "c1", Some(&pod)).expect_success();
+    assert_eq!(node.leased(), Vec::<String>::new());
+}
+
+#[test]
 fn garbage_collection_keeps_valid_attachments_and_other_networks() {
     let node = Node::new();
     let mut other = node.config.clone();

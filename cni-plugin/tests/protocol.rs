@@ -94,7 +94,16 @@ fn what_is_wrong_with_a_call_has_its_code_and_its_name() {
             "ipam.ranges[0][0]",
         ),
         ("bad MTU", add(&with(&|c| c["mtu"] = json!(9)), &[]), 7, "mtu"),
-        ("not the first plugin", add(&with(&|c| c["prevResult"] = json!({})), &[]), 7, "prevResult"),
+        ("a result that is none", add(&with(&|c| c["prevResult"] = json!(7)), &[]), 7, "prevResult"),
+        (
+            "the interface is there",
+            add(
+                &with(&|c| c["prevResult"] = json!({"interfaces": [{"name": "eth0", "sandbox": "/x"}]})),
+                &[],
+            ),
+            7,
+            "prevResult.interfaces",
+        ),
         ("not JSON", add(&json!("text"), &[]), 1, "0.1.0"),
         ("unusable folder", add(&with(&|c| c["ipam"]["dataDir"] = json!(file)), &[]), 5, &file),
     ];

@@ -2,7 +2,14 @@
 
 mod lab;
 
-use std::sync::Arc;
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use lab::{
     Namespace, Node,
@@ -127,6 +134,39 @@ fn an_agent_that_is_not_ready_makes_status_50() {
     let answer = node.call("STATUS", "", None);
     assert_eq!(answer.code(), 50);
     assert!(answer.json.to_string().contains("waiting for Pods"), "{}", answer.json);
+}
+
+#[test]
+fn an_agent_that_was_ready_may_be_away_for_a_while() {
+    let ready = Arc::new(AtomicBool::new(true));
+    let is_ready = Arc::clone(&ready);
+    let (node, _calls) = node_with_agent(move |call| match call {
+        "GET /readyz" if !is_ready.load(Ordering::Relaxed) => (503, r#"{"message":"starting"}"#),
+        _ => well(call),
+    });
+    node.call("STATUS", "", None).expect_success();
+    ready.store(false, Ordering::Relaxed);
+    node.call("STATUS", "", None).expect_success();
+    let path = socket(node.folder.path());
+    fs::remove_file(&path).expect("the agent is gone");
+    let answer = node.call("STATUS", "", None);
+    assert!(answer.success && answer.stderr.contains("away"), "{answer:?}");
+    fs::remove_file(path.with_extension("seen")).expect("the note that it was there");
+    assert_eq!(node.call("STATUS", "", None).code(), 51);
+}
+
+#[test]
+fn an_add_waits_for_an_agent_that_restarts() {
+    let mut node = Node::new();
+    let path = socket(node.folder.path());
+    node.config["agent"] = json!({"socket": path, "timeoutSeconds": 60});
+    let pod = Namespace::new();
+    thread::scope(|scope| {
+        let add = scope.spawn(|| node.call("ADD", "c1", Some(&pod)));
+        assert!(!add.is_finished(), "it waits");
+        serve(&path, well, String::new);
+        add.join().expect("no panic").expect_success();
+    });
 }
 
 #[test]

@@ -8,7 +8,7 @@ use sluice_abi::{
     maps::{self, MapSpec, MapType, NO_PREALLOC},
 };
 
-use crate::workspace;
+use crate::{chart, workspace};
 
 const MAPS: &str = "docs/maps.md";
 
@@ -27,9 +27,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.check {
         return check();
     }
-    let path = workspace::root().join(MAPS);
-    fs::write(&path, maps_document()).with_context(|| format!("writing {}", path.display()))?;
-    println!("wrote {MAPS}");
+    for (document, text) in documents()? {
+        let path = workspace::root().join(document);
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        println!("wrote {document}");
+    }
     Ok(())
 }
 
@@ -38,10 +40,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// # Errors
 /// When one is stale; the message is the command that mends it.
 pub(crate) fn check() -> Result<()> {
-    if fs::read_to_string(workspace::root().join(MAPS)).unwrap_or_default() != maps_document() {
-        bail!("{MAPS} is stale: run `cargo xtask docs`");
+    for (document, text) in documents()? {
+        if fs::read_to_string(workspace::root().join(document)).unwrap_or_default() != text {
+            bail!("{document} is stale: run `cargo xtask docs`");
+        }
     }
     Ok(())
+}
+
+/// Every generated document, from the root of the workspace.
+fn documents() -> Result<[(&'static str, String); 2]> {
+    Ok([(MAPS, maps_document()), (chart::TEMPLATE, chart::template()?)])
 }
 
 fn maps_document() -> String {

@@ -8,10 +8,14 @@
 
 mod bench;
 mod build;
+mod chart;
 mod ci;
+mod cluster;
 mod command;
 mod demo;
 mod docs;
+mod image;
+mod oci;
 mod setup;
 mod test;
 mod vm;
@@ -44,6 +48,10 @@ enum Command {
     Ci,
     /// Run a command on another kernel.
     Vm(vm::Args),
+    /// A real Kubernetes on this machine, without Docker. Needs root.
+    Cluster(cluster::Args),
+    /// Build Sluice's container image.
+    Image(image::Args),
     /// Generate the documents that are made from code.
     Docs(docs::Args),
 }
@@ -57,6 +65,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Ci => ci::run(),
         Command::Vm(args) => vm::run(&args),
+        Command::Cluster(args) => cluster::run(&args),
+        Command::Image(args) => image::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Docs(args) => docs::run(&args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -16,3 +16,8 @@ pub(crate) fn tools() -> PathBuf {
 pub(crate) fn vm() -> PathBuf {
     root().join("target/vm")
 }
+
+/// Clusters, what they are built from, and what they keep.
+pub(crate) fn cluster() -> PathBuf {
+    root().join("target/cluster")
+}

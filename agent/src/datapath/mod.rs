@@ -24,7 +24,7 @@ use std::{
 };
 
 use aya::programs::{ProgramError, SchedClassifier};
-use sluice_abi::Hook;
+use sluice_abi::{Hook, maps};
 use sluice_maps::{Maps, MapsError};
 
 pub use attach::{AttachError, Mechanism};
@@ -152,6 +152,11 @@ impl Datapath {
     /// The maps.
     pub fn maps(&mut self) -> &mut Maps {
         &mut self.maps
+    }
+
+    /// Whether the pins that keep everything alive are there.
+    pub fn is_pinned(&self) -> bool {
+        maps::ALL.iter().all(|spec| self.maps.pin_path(spec).exists()) && self.links.exists()
     }
 
     /// Interface indexes of the devices that programs are attached to, as far as pins or this process know.

@@ -4,15 +4,18 @@ use sluice_abi::{Addr, EndpointId, maps::Numbers};
 use sluice_api::endpoint::{EndpointStatus, Registered, Registration};
 use sluice_core::{
     cluster::{Change, LocalEndpoint},
+    object::{NamespacedName, ObjectKey},
     plan::{Entry, Step},
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::Reconciler;
 use crate::{
     apply::ApplyError,
     causes::Causes,
+    leases::Wired,
     netlink::Snapshot,
+    notice::{Notice, Reason},
     registration,
     request::{Attachment, NotInForce, NotReady, RegisterError, Request, UnknownEndpoint},
 };
@@ -52,6 +55,30 @@ impl Reconciler {
         info!(endpoints = self.endpoints.len(), "endpoints recovered");
     }
 
+    /// Takes up pods of this node that the maps do not remember, though their wires are there: programs first, which drop
+    /// everything, then the name that the lease tells. Without one the pod stays shut.
+    pub fn adopt(&mut self, wired: Vec<Wired>) {
+        let is_known = |ifindex| self.endpoints.values().any(|endpoint| endpoint.ifindex == ifindex);
+        let forgotten: Vec<Wired> = wired.into_iter().filter(|wired| !is_known(wired.ifindex)).collect();
+        for Wired { ifindex, host_ifname, registration } in forgotten {
+            let adopted = match registration {
+                Some(registration) => {
+                    self.register(&registration).map(|_| true).map_err(|error| Causes(&error).to_string())
+                }
+                None => self
+                    .datapath
+                    .attach_pod(&host_ifname, ifindex)
+                    .map(|()| false)
+                    .map_err(|error| Causes(&error).to_string()),
+            };
+            match adopted {
+                Ok(true) => warn!(device = %host_ifname, "pod's programs were gone: attached again"),
+                Ok(false) => warn!(device = %host_ifname, "pod without programs or lease: shut"),
+                Err(error) => error!(device = %host_ifname, error, "pod has no programs"),
+            }
+        }
+    }
+
     /// Attaches the programs of a recovered endpoint, or notes that it has none: it is not in force until it has.
     fn attach_again(&mut self, endpoint: &LocalEndpoint) {
         match self.datapath.attach_pod(&endpoint.host_ifname, endpoint.ifindex) {
@@ -78,7 +105,11 @@ impl Reconciler {
         // An asker who has gone needs no answer: every result of a send is dropped.
         match request {
             Request::Register { registration, answer } => {
-                let _ = answer.send(self.register(&registration));
+                let registered = self.register(&registration);
+                if let Err(error) = registered.as_ref().map_err(|error| Causes(error).to_string()) {
+                    self.tell_refused(&registration.pod_namespace, &registration.pod_name, error);
+                }
+                let _ = answer.send(registered);
             }
             Request::Remove { at, answer } => {
                 if let Some(id) = self.find(&at) {
@@ -90,11 +121,23 @@ impl Reconciler {
                 Some(id) => self.waiters.push((id, answer)),
                 None => drop(answer.send(Err(UnknownEndpoint { at }))),
             },
-            Request::WhyNotInForce { at, answer } => drop(answer.send(self.why_not_in_force(at))),
+            Request::WhyNotInForce { at, answer } => {
+                let why = self.why_not_in_force(at);
+                if let NotInForce::Rules { namespace, pod } = &why {
+                    self.tell_refused(namespace, pod, why.to_string());
+                }
+                drop(answer.send(why));
+            }
             Request::List { answer } => drop(answer.send(self.list())),
             Request::Metrics { answer } => drop(answer.send(self.scrape())),
             Request::Ready { answer } => drop(answer.send(self.ready())),
         }
+    }
+
+    /// Tells of an ADD that could not be served, for a reason of this node's.
+    fn tell_refused(&self, namespace: &str, pod: &str, note: String) {
+        let regarding = ObjectKey::Pod(NamespacedName::new(namespace, pod));
+        self.tell(Notice { regarding, reason: Reason::AddRefused, note });
     }
 
     fn find(&self, at: &Attachment) -> Option<EndpointId> {

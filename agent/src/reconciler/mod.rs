@@ -60,6 +60,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How often expired flows are looked for: it only gives room back, the programs judge expiry themselves.
 const SWEEP: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether the pins are still there.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// What the rest of the agent follows: routes and the CNI configuration.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Published {
@@ -109,11 +112,17 @@ pub struct Reconciler {
     rejected: BTreeSet<String>,
     published: watch::Sender<Published>,
     notices: mpsc::Sender<Notice>,
+    /// What is told once the source has told everything: before that it is not known who is concerned.
+    held_back: Vec<Notice>,
     /// Whether something changed since the last plan.
     dirty: bool,
     retry_at: Option<Instant>,
     /// When expired flows are looked for next.
     sweep_at: Instant,
+    /// When the pins are looked at next.
+    look_at: Instant,
+    /// Somebody took the pins away, and with them the programs: only a new start brings them back.
+    is_unpinned: bool,
     /// Opened a second time: expired flows are looked for on another thread.
     swept_maps: Arc<Maps>,
     sweeping: Option<JoinHandle<Result<Swept, MapsError>>>,
@@ -153,9 +162,12 @@ impl Reconciler {
             rejected: BTreeSet::new(),
             published,
             notices,
+            held_back: Vec::new(),
             dirty: true,
             retry_at: None,
             sweep_at: Instant::now() + SWEEP,
+            look_at: Instant::now() + LOOK,
+            is_unpinned: false,
             swept_maps,
             sweeping: None,
             departed: BTreeSet::new(),
@@ -168,7 +180,7 @@ impl Reconciler {
         Ok(reconciler)
     }
 
-    /// Works until an input ends.
+    /// Works until an input ends, or the pins are gone.
     pub async fn run(mut self, mut inputs: Inputs) {
         while self.take_next(&mut inputs).await {
             self.settle();
@@ -179,7 +191,7 @@ impl Reconciler {
     async fn take_next(&mut self, inputs: &mut Inputs) -> bool {
         let bare_at = (!self.bare.is_empty()).then(|| Instant::now() + RETRY);
         let wake_at = [self.retry_at, self.uplinks.retry_at(), bare_at].into_iter().flatten();
-        let wake_at = wake_at.fold(self.sweep_at, Instant::min);
+        let wake_at = wake_at.fold(self.sweep_at.min(self.look_at), Instant::min);
         tokio::select! {
             event = inputs.objects.recv() => match event {
                 Some(event) => self.take_object(event),
@@ -195,6 +207,9 @@ impl Reconciler {
             },
             swept = ended(&mut self.sweeping) => self.take_swept(swept),
             () = tokio::time::sleep_until(wake_at) => self.wake(),
+        }
+        if self.is_unpinned {
+            return false;
         }
         // Links first: an address that moved to a new pod must not be taken from it by the old one's end.
         while let Ok(event) = inputs.network.try_recv() {
@@ -216,6 +231,13 @@ impl Reconciler {
         }
         self.retry_uplinks();
         self.retry_bare();
+        if self.look_at <= now {
+            self.look_at = now + LOOK;
+            self.is_unpinned = !self.datapath.is_pinned();
+            if self.is_unpinned {
+                error!("pinned maps and programs are gone, pods are without policy: starting over");
+            }
+        }
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP;
             if self.sweeping.is_none() {
@@ -257,10 +279,12 @@ impl Reconciler {
         match event {
             Event::Change(change) => self.change(change),
             Event::Changes(changes) => changes.into_iter().for_each(|change| self.change(change)),
+            Event::Unreadable(unreadable) => self.tell_unreadable(unreadable),
             Event::Synced => {
                 info!("source has told everything");
                 self.dirty = true;
                 self.published.send_modify(|published| published.synced = true);
+                self.tell_held_back();
             }
         }
     }

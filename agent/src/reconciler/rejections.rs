@@ -1,7 +1,12 @@
 //! What is left out, told once: in the log, and to whoever may be concerned.
+//!
+//! Every agent finds the same objects wanting, and most of them need not say so: [`REPORTERS`] of the nodes concerned do,
+//! chosen by hash, so that all agree without talking. More than one, because one may be down; as their Events have one name
+//! ([`crate::notice`]), there is one all the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use sha2::{Digest as _, Sha256};
 use sluice_core::{cluster::RejectedObject, diff::Rejection, object::ObjectKey};
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::{debug, error, info, warn};
@@ -10,13 +15,68 @@ use super::Reconciler;
 use crate::{
     causes::Causes,
     notice::{Notice, Reason},
+    watch::Unreadable,
 };
 
+/// How many nodes tell what every node knows.
+const REPORTERS: usize = 3;
+
 impl Reconciler {
-    pub(super) fn tell_not_understood(&self, rejected: &RejectedObject) {
+    pub(super) fn tell_not_understood(&mut self, rejected: &RejectedObject) {
         self.metrics.objects_rejected.inc();
         warn!(object = %rejected.key, error = %Causes(rejected), "object not understood: closed where it applies");
-        self.tell(rejected.key.clone(), Reason::NotUnderstood, Causes(&rejected.reason).to_string());
+        let note = Causes(&rejected.reason).to_string();
+        self.tell_of_all(Notice { regarding: rejected.key.clone(), reason: Reason::NotUnderstood, note });
+    }
+
+    pub(super) fn tell_unreadable(&mut self, unreadable: Unreadable) {
+        self.metrics.objects_rejected.inc();
+        warn!(object = %unreadable.key, reason = unreadable.reason, "object not read: a policy is closed, others stay as they were");
+        let Unreadable { key: regarding, reason: note } = unreadable;
+        self.tell_of_all(Notice { regarding, reason: Reason::NotUnderstood, note });
+    }
+
+    /// Tells what waited until the nodes concerned are known.
+    pub(super) fn tell_held_back(&mut self) {
+        for notice in std::mem::take(&mut self.held_back) {
+            self.tell_of_all(notice);
+        }
+    }
+
+    /// Tells what every node knows, if this is one of those that do.
+    fn tell_of_all(&mut self, notice: Notice) {
+        if !self.published.borrow().synced {
+            self.held_back.push(notice);
+        } else if self.reports(&notice.regarding) {
+            self.tell(notice);
+        }
+    }
+
+    fn reports(&self, key: &ObjectKey) -> bool {
+        let mut nodes = self.nodes_concerned(key);
+        if nodes.is_empty() {
+            nodes = self.compiler.cluster().nodes().keys().map(|node| node.0.as_str()).collect();
+        }
+        // With no node known there is nobody else to tell it.
+        nodes.is_empty() || is_chosen(key, self.topology.node(), nodes)
+    }
+
+    /// The nodes with a pod that the object is about.
+    fn nodes_concerned<'a>(&'a self, key: &'a ObjectKey) -> BTreeSet<&'a str> {
+        let cluster = self.compiler.cluster();
+        let nodes: BTreeSet<&str> = match key {
+            ObjectKey::Node(name) => BTreeSet::from([name.as_str()]),
+            ObjectKey::Pod(name) => cluster.pods().get(name).map(|pod| &*pod.node).into_iter().collect(),
+            ObjectKey::Namespace(name) => cluster.pods_of(name).map(|(_, pod)| &*pod.node).collect(),
+            ObjectKey::NetworkPolicy(name) => {
+                let policy = cluster.policies().get(name);
+                let selects = |labels| policy.is_some_and(|policy| policy.pods.matches(labels));
+                let selected = cluster.pods_of(&name.namespace).filter(|(_, pod)| selects(&pod.labels));
+                selected.map(|(_, pod)| &*pod.node).collect()
+            }
+            ObjectKey::Service(_) | ObjectKey::EndpointSlice(_) => BTreeSet::new(),
+        };
+        nodes.into_iter().filter(|node| !node.is_empty()).collect()
     }
 
     /// Tells what does not fit now, as far as it differs from before.
@@ -38,7 +98,7 @@ impl Reconciler {
                 Reason::DoesNotFit
             };
             for object in self.concerned(rejection) {
-                self.tell(object, reason, words.clone());
+                self.tell(Notice { regarding: object, reason, note: words.clone() });
             }
         }
         for words in self.rejected.iter().filter(|words| !rejected.contains_key(*words)) {
@@ -68,10 +128,42 @@ impl Reconciler {
         }
     }
 
-    fn tell(&self, regarding: ObjectKey, reason: Reason, note: String) {
+    pub(super) fn tell(&self, notice: Notice) {
         // With another source than the API server nobody listens.
-        if let Err(TrySendError::Full(notice)) = self.notices.try_send(Notice { regarding, reason, note }) {
+        if let Err(TrySendError::Full(notice)) = self.notices.try_send(notice) {
             debug!(object = %notice.regarding, "no Event: too many wait");
         }
+    }
+}
+
+/// Whether `node` is among the first [`REPORTERS`] of `nodes` in the order that the hash gives them for `key`.
+fn is_chosen(key: &ObjectKey, node: &str, nodes: BTreeSet<&str>) -> bool {
+    let rank = |node: &str| Sha256::digest(format!("{key}\n{node}"));
+    let own = rank(node);
+    nodes.contains(node) && nodes.into_iter().filter(|other| rank(other) < own).count() < REPORTERS
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_core::object::NamespacedName;
+
+    use super::*;
+
+    #[test]
+    fn a_few_nodes_tell_and_all_agree_which() {
+        let names: Vec<String> = (0..100).map(|number| format!("n{number}")).collect();
+        let nodes: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+        let mut all: BTreeSet<&str> = BTreeSet::new();
+        for policy in 0..50 {
+            let key = ObjectKey::NetworkPolicy(NamespacedName::new("shop", format!("p{policy}")));
+            let chosen: Vec<_> =
+                nodes.iter().copied().filter(|node| is_chosen(&key, node, nodes.clone())).collect();
+            assert_eq!(chosen.len(), REPORTERS);
+            all.extend(chosen);
+        }
+        assert!(all.len() > 50, "not always the same ones");
+        let key = ObjectKey::Namespace("shop".to_owned());
+        assert!(is_chosen(&key, "n1", BTreeSet::from(["n1", "n2"])));
+        assert!(!is_chosen(&key, "n3", BTreeSet::from(["n1", "n2"])), "it is not concerned");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Changed, SysctlError, Sysctls, read, write};
+use super::{Changed, SysctlError, Sysctls};
 
 /// Ports that the kernel gives to no socket by itself (Linux `ip-sysctl.rst`).
 const RESERVED: &str = "ipv4/ip_local_reserved_ports";
@@ -13,7 +13,7 @@ impl Sysctls {
     /// # Errors
     /// The first [`SysctlError`].
     pub fn reserve_ports(&self, ports: &RangeInclusive<u16>) -> Result<bool, SysctlError> {
-        let Some(found) = read(RESERVED)? else { return Ok(false) };
+        let Some(found) = self.read(RESERVED)? else { return Ok(false) };
         let mut record = self.load()?;
         // What an earlier agent added need not stay.
         let ours = record.changed.get(RESERVED).filter(|changed| changed.set == found);
@@ -24,7 +24,7 @@ impl Sysctls {
         }
         record.changed.insert(RESERVED.to_owned(), Changed { before, set: set.clone() });
         self.save(&record)?;
-        write(RESERVED, &set)?;
+        self.write(RESERVED, &set)?;
         Ok(true)
     }
 }

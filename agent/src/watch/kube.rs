@@ -2,6 +2,9 @@
 //!
 //! Start at [`connect`] and [`follow`]. [`super::wire`] decodes what comes.
 //!
+//! **Invariant: one bad object keeps nobody waiting.** One that cannot be read is told by name ([`Event::Unreadable`]) and
+//! otherwise stays what it was; a NetworkPolicy isolates the pods it selects, as far as that can be read, and allows nothing.
+//!
 //! **Invariant.** A watch that has to start over replaces: what the new list does not hold is deleted, after the list
 //! is whole. While the API server is away nothing is deleted.
 //!
@@ -9,10 +12,11 @@
 
 use std::{
     collections::BTreeSet,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
 };
 
-use axum::http::Uri;
 use futures::StreamExt;
 use kube::{
     Api, Client,
@@ -20,22 +24,31 @@ use kube::{
 };
 use sluice_core::{
     cluster::Change,
-    object::{EndpointSlice, Namespace, NetworkPolicy, Node, Object, ObjectKey, Pod, Service},
+    object::{EndpointSlice, Namespace, NetworkPolicy, Node, ObjectKey, Pod, Service},
 };
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use super::{
-    Event,
+    Event, Unreadable,
     wire::{Kind, Watched},
 };
+use crate::{causes::Causes, config::KubeAccess};
 
 /// Why the API server cannot be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum KubeError {
     /// Neither a pod's environment nor a kubeconfig.
     #[error("finding the API server and its credentials")]
-    Config(#[source] Box<kube::config::InferConfigError>),
+    Infer(#[source] Box<kube::config::InferConfigError>),
+    /// The kubeconfig that was named.
+    #[error("reading kubeconfig {path}", path = path.display())]
+    Kubeconfig {
+        /// Where it is.
+        path: PathBuf,
+        /// Why it does not serve.
+        source: Box<kube::config::KubeconfigError>,
+    },
     /// The credentials make no client.
     #[error("making a client of the API server")]
     Client(#[source] Box<kube::Error>),
@@ -44,17 +57,42 @@ pub enum KubeError {
 /// Objects of one page of a list, where the server cannot stream it.
 const PAGE: u32 = 500;
 
+/// How long the API server may be silent on an open watch. It sends a bookmark every minute (`bookmarkFrequency`,
+/// `k8s.io/apiserver/pkg/storage/cacher`): a longer silence is a connection that is dead without saying so, and another is
+/// made, which goes on where this one was.
+const SILENCE: Duration = Duration::from_secs(90);
+
+/// How long until a connection stands.
+const CONNECT: Duration = Duration::from_secs(10);
+
 /// A client of the API server; it need not be there yet.
+///
+/// Tokens and the cluster's CA are read again from their files every minute, and `exec` plugins are asked again when what
+/// they gave expires; a client certificate in a kubeconfig is read once.
 ///
 /// # Errors
 /// Any [`KubeError`].
-pub async fn connect(api_server: Option<Uri>) -> Result<Client, KubeError> {
-    let mut config = kube::Config::infer().await.map_err(|error| KubeError::Config(Box::new(error)))?;
-    if let Some(uri) = api_server {
+pub async fn connect(access: KubeAccess) -> Result<Client, KubeError> {
+    let mut config = match &access.kubeconfig {
+        Some(path) => from_file(path)
+            .await
+            .map_err(|error| KubeError::Kubeconfig { path: path.clone(), source: Box::new(error) })?,
+        None => kube::Config::infer().await.map_err(|error| KubeError::Infer(Box::new(error)))?,
+    };
+    if let Some(uri) = access.server {
         config.cluster_url = uri;
     }
+    config.connect_timeout = Some(CONNECT);
+    config.read_timeout = Some(SILENCE);
+    // Else the time that a connection waited for its next request counts.
+    config.reset_reader_on_write = true;
     info!(api_server = %config.cluster_url, "following the API server");
     Client::try_from(config).map_err(|error| KubeError::Client(Box::new(error)))
+}
+
+async fn from_file(path: &Path) -> Result<kube::Config, kube::config::KubeconfigError> {
+    let file = kube::config::Kubeconfig::read_from(path)?;
+    kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await
 }
 
 /// Sends what `client`'s API server says until nobody listens; one that does not answer is waited for.
@@ -132,22 +170,31 @@ impl Follow<'_> {
         event: watcher::Event<Watched<T>>,
         progress: &mut Progress,
     ) -> Result<(), Closed> {
-        progress.complained = false;
+        if std::mem::take(&mut progress.complained) {
+            info!(kind = T::KIND, "watch goes on");
+        }
         match event {
             watcher::Event::Init => progress.listed = Some(BTreeSet::new()),
             watcher::Event::InitApply(watched) | watcher::Event::Apply(watched) => {
-                let object: Object = watched.object.into();
-                let key = object.key();
+                let key = watched.key();
                 if let Some(listed) = &mut progress.listed {
                     listed.insert(key.clone());
                 }
-                progress.known.insert(key);
-                self.send(Event::Change(Change::Upsert(object))).await?;
+                progress.known.insert(key.clone());
+                match watched.object {
+                    Ok(object) => self.send(Event::Change(Change::Upsert(object.into()))).await?,
+                    Err(broken) => {
+                        if let Some(closed) = broken.closed {
+                            self.send(Event::Change(Change::Upsert(closed))).await?;
+                        }
+                        self.send(Event::Unreadable(Unreadable { key, reason: broken.reason })).await?;
+                    }
+                }
             }
             watcher::Event::Delete(watched) => {
-                let object: Object = watched.object.into();
-                progress.known.remove(&object.key());
-                self.send(Event::Change(Change::Delete(object.key()))).await?;
+                let key = watched.key();
+                progress.known.remove(&key);
+                self.send(Event::Change(Change::Delete(key))).await?;
             }
             watcher::Event::InitDone => {
                 let listed = progress.listed.take().unwrap_or_default();
@@ -181,7 +228,7 @@ impl Follow<'_> {
 /// the right one, and is asked again.
 fn trouble<T: Kind>(error: &watcher::Error, progress: &mut Progress) {
     if !std::mem::replace(&mut progress.complained, true) {
-        warn!(kind = T::KIND, error = %error, "watch interrupted; the last known objects stay in force");
+        warn!(kind = T::KIND, error = %Causes(error), "watch interrupted; the last known objects stay in force");
     }
 }
 

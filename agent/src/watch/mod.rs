@@ -11,7 +11,7 @@ mod wire;
 
 use std::path::PathBuf;
 
-use sluice_core::cluster::Change;
+use sluice_core::{cluster::Change, object::ObjectKey};
 use tokio::sync::mpsc;
 pub(crate) use wire::resource;
 
@@ -25,8 +25,21 @@ pub enum Event {
     Change(Change),
     /// Several at once: no plan is made of a part of them.
     Changes(Vec<Change>),
+    /// An object is there, but not in a form that can be read; what it was before stays, but a policy is closed by a
+    /// change that goes before.
+    Unreadable(Unreadable),
     /// Everything that was there at the beginning has been told.
     Synced,
+}
+
+/// An object that could not be read.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("reading {key}: {reason}")]
+pub struct Unreadable {
+    /// Which.
+    pub key: ObjectKey,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// Why a source could not be followed.
@@ -57,7 +70,7 @@ impl Feed {
     pub async fn open(source: Source) -> Result<Self, WatchError> {
         Ok(match source {
             Source::Dir(folder) => Self::Dir(folder),
-            Source::Kube(api_server) => Self::Kube(kube::connect(api_server).await?),
+            Source::Kube(access) => Self::Kube(kube::connect(access).await?),
         })
     }
 

@@ -1,9 +1,10 @@
-//! What a typed watch decodes: sluice-core's trimmed object, and beside it the `resourceVersion` the watch needs.
+//! What a typed watch decodes: sluice-core's trimmed object, and beside it the names and the `resourceVersion` that the watch
+//! needs.
 //!
-//! **Invariant.** An object is decoded once, straight into its trimmed form; what is not used is skipped, not stored.
-//! To that end [`Tee`] stands between the decoder and the object, and copies the version as it passes by.
+//! **Invariant.** An object is decoded straight into its trimmed form; what is not used is skipped, not stored. Its text is
+//! kept until then, so that one that cannot be decoded is an object all the same ([`Broken`]), and not the end of its list.
 
-use std::{borrow::Cow, fmt, marker::PhantomData};
+use std::{borrow::Cow, fmt};
 
 use kube::{
     Resource,
@@ -11,12 +12,13 @@ use kube::{
 };
 use serde::{
     Deserialize, Deserializer,
-    de::{
-        DeserializeOwned, DeserializeSeed, IntoDeserializer, MapAccess, Visitor,
-        value::{MapAccessDeserializer, StringDeserializer},
-    },
+    de::{DeserializeOwned, Error as _},
 };
-use sluice_core::object::{EndpointSlice, Namespace, NetworkPolicy, Node, Object, ObjectKey, Pod, Service};
+use serde_json::{Value, json, value::RawValue};
+use sluice_core::object::{
+    EndpointSlice, LabelSelector, Namespace, NamespacedName, NetworkPolicy, Node, Object, ObjectKey, Pod,
+    Service,
+};
 
 /// A kind that is watched.
 pub(super) trait Kind:
@@ -28,14 +30,27 @@ pub(super) trait Kind:
     const KIND: &'static str;
     /// Its name in URLs.
     const PLURAL: &'static str;
+
+    /// The object of that name.
+    fn key(namespace: &str, name: String) -> ObjectKey;
+
+    /// What may stand in the place of an object that cannot be read, from its text.
+    fn closed(_text: &str) -> Option<Object> {
+        None
+    }
 }
 
 macro_rules! kinds {
-    ($($kind:ident: $group:literal, $plural:literal;)+) => {
+    ($($kind:ident: $group:literal, $plural:literal, $scope:ident $(, $closed:ident)?;)+) => {
         $(impl Kind for $kind {
             const GROUP: &'static str = $group;
             const KIND: &'static str = stringify!($kind);
             const PLURAL: &'static str = $plural;
+
+            kinds!(@key $scope, $kind);
+            $(fn closed(text: &str) -> Option<Object> {
+                $closed(text)
+            })?
         })+
 
         /// Where the API server has an object.
@@ -45,24 +60,52 @@ macro_rules! kinds {
             }
         }
     };
+    (@key namespaced, $kind:ident) => {
+        fn key(namespace: &str, name: String) -> ObjectKey {
+            ObjectKey::$kind(NamespacedName::new(namespace, name))
+        }
+    };
+    (@key cluster, $kind:ident) => {
+        fn key(_namespace: &str, name: String) -> ObjectKey {
+            ObjectKey::$kind(name)
+        }
+    };
 }
 
 kinds! {
-    Pod: "", "pods";
-    Namespace: "", "namespaces";
-    Node: "", "nodes";
-    Service: "", "services";
-    EndpointSlice: "discovery.k8s.io", "endpointslices";
-    NetworkPolicy: "networking.k8s.io", "networkpolicies";
+    Pod: "", "pods", namespaced;
+    Namespace: "", "namespaces", cluster;
+    Node: "", "nodes", cluster;
+    Service: "", "services", namespaced;
+    EndpointSlice: "discovery.k8s.io", "endpointslices", namespaced;
+    NetworkPolicy: "networking.k8s.io", "networkpolicies", namespaced, closed_policy;
 }
 
-/// An object and its version.
+/// An object, or what is left of it.
 #[derive(Clone, Debug)]
 pub(super) struct Watched<T> {
-    /// Only `resourceVersion` is filled in; boxed, since the rest is large and empty.
+    /// Only names and `resourceVersion` are filled in; boxed, since the rest is large and empty.
     metadata: Box<ObjectMeta>,
     /// The object.
-    pub(super) object: T,
+    pub(super) object: Result<T, Broken>,
+}
+
+/// An object in another form than is known here.
+#[derive(Clone, Debug)]
+pub(super) struct Broken {
+    /// What is wrong with it.
+    pub(super) reason: String,
+    /// What may stand in its place because it opens nothing.
+    pub(super) closed: Option<Object>,
+}
+
+impl<T: Kind> Watched<T> {
+    /// Which object it is.
+    pub(super) fn key(&self) -> ObjectKey {
+        let namespace = self.metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty());
+        let name = self.metadata.name.clone().unwrap_or_default();
+        T::key(namespace.unwrap_or("default"), name)
+    }
 }
 
 impl<T: Kind> Resource for Watched<T> {
@@ -94,77 +137,51 @@ impl<T: Kind> Resource for Watched<T> {
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Watched<T> {
+/// The names and the version alone: everything else is skipped.
+#[derive(Deserialize)]
+struct Named {
+    metadata: Names,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Names {
+    namespace: Option<String>,
+    name: String,
+    resource_version: Option<String>,
+}
+
+impl<'de, T: Kind> Deserialize<'de> for Watched<T> {
+    /// Only from JSON text, in which `type` comes before `object` (`WatchEvent`, `k8s.io/apimachinery/pkg/apis/meta/v1`).
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let mut version = None;
-        let object = Seed { path: &["metadata", "resourceVersion"], found: &mut version, inner: PhantomData }
-            .deserialize(from)?;
-        let metadata = Box::new(ObjectMeta { resource_version: version, ..ObjectMeta::default() });
+        let text = Box::<RawValue>::deserialize(from)?;
+        let Named { metadata } = serde_json::from_str(text.get()).map_err(D::Error::custom)?;
+        let object = serde_json::from_str(text.get())
+            .map_err(|error| Broken { reason: error.to_string(), closed: T::closed(text.get()) });
+        let metadata = Box::new(ObjectMeta {
+            namespace: metadata.namespace,
+            name: Some(metadata.name),
+            resource_version: metadata.resource_version,
+            ..ObjectMeta::default()
+        });
         Ok(Self { metadata, object })
     }
 }
 
-/// Deserialises with `inner` and copies the text at `path`.
-struct Seed<'a, S> {
-    path: &'static [&'static str],
-    found: &'a mut Option<String>,
-    inner: S,
-}
-
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Seed<'_, S> {
-    type Value = S::Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<S::Value, D::Error> {
-        from.deserialize_map(self)
-    }
-}
-
-impl<'de, S: DeserializeSeed<'de>> Visitor<'de> for Seed<'_, S> {
-    type Value = S::Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<S::Value, A::Error> {
-        let tee = Tee { fields, path: self.path, found: self.found, at: false };
-        self.inner.deserialize(MapAccessDeserializer::new(tee))
-    }
-}
-
-/// Fields on their way to the object.
-struct Tee<'a, A> {
-    fields: A,
-    path: &'static [&'static str],
-    found: &'a mut Option<String>,
-    /// Whether the next value is the first step of the path.
-    at: bool,
-}
-
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Tee<'_, A> {
-    type Error = A::Error;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
-        let Some(name) = self.fields.next_key::<String>()? else { return Ok(None) };
-        self.at = self.path.first() == Some(&name.as_str());
-        let name: StringDeserializer<A::Error> = name.into_deserializer();
-        seed.deserialize(name).map(Some)
-    }
-
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
-        match self.path {
-            [_] if self.at => {
-                let text: String = self.fields.next_value()?;
-                *self.found = Some(text.clone());
-                let text: StringDeserializer<A::Error> = text.into_deserializer();
-                seed.deserialize(text)
-            }
-            [_, rest @ ..] if self.at => {
-                self.fields.next_value_seed(Seed { path: rest, found: self.found, inner: seed })
-            }
-            _ => self.fields.next_value_seed(seed),
-        }
-    }
+/// A policy of which only the selection is kept: it isolates, and allows nothing. What cannot be read of the selection
+/// selects everything: all pods of the namespace, both directions.
+fn closed_policy(text: &str) -> Option<Object> {
+    let policy: Value = serde_json::from_str(text).ok()?;
+    let (spec, names) = (&policy["spec"], &policy["metadata"]);
+    let selector: Option<LabelSelector> = serde_json::from_value(spec["podSelector"].clone()).ok();
+    let types: Option<Vec<String>> = serde_json::from_value(spec["policyTypes"].clone()).ok();
+    let pod_selector = if selector.is_some() { spec["podSelector"].clone() } else { json!({}) };
+    let policy_types = types.unwrap_or_else(|| vec!["Ingress".to_owned(), "Egress".to_owned()]);
+    let closed = json!({
+        "metadata": {"name": names["name"], "namespace": names["namespace"]},
+        "spec": {"podSelector": pod_selector, "policyTypes": policy_types},
+    });
+    serde_json::from_value(closed).ok().map(Object::NetworkPolicy)
 }
 
 #[cfg(test)]
@@ -175,24 +192,51 @@ mod tests {
         "resourceVersion": "42", "labels": {"app": "db"}}, "spec": {"nodeName": "n1", "containers": []}}"#;
 
     #[test]
-    fn version_and_object_are_decoded_in_one_pass() {
+    fn names_version_and_object_are_decoded() {
         let watched: Watched<Pod> = serde_json::from_str(POD).expect("a pod");
         assert_eq!(watched.metadata.resource_version.as_deref(), Some("42"));
-        assert_eq!(watched.object, serde_json::from_str(POD).expect("the same pod"));
-        assert_eq!(watched.object.metadata.labels["app"], "db");
+        assert_eq!(watched.key().to_string(), "Pod default/db-0");
+        let pod = watched.object.expect("in a known form");
+        assert_eq!(pod, serde_json::from_str(POD).expect("the same pod"));
+        assert_eq!(pod.metadata.labels["app"], "db");
     }
 
     #[test]
-    fn watch_events_are_decoded_whatever_the_order_of_their_fields() {
+    fn a_watch_event_may_hold_an_object_that_cannot_be_read() {
         use kube::api::WatchEvent;
 
-        for event in
-            [format!(r#"{{"type":"ADDED","object":{POD}}}"#), format!(r#"{{"object":{POD},"type":"ADDED"}}"#)]
-        {
-            let event: WatchEvent<Watched<Pod>> = serde_json::from_str(&event).expect("an event");
+        let odd = POD.replace("[]", "7");
+        for (pod, is_readable) in [(POD, true), (odd.as_str(), false)] {
+            let event: WatchEvent<Watched<Pod>> =
+                serde_json::from_str(&format!(r#"{{"type":"ADDED","object":{pod}}}"#)).expect("an event");
             let WatchEvent::Added(watched) = event else { panic!("{event:?}") };
             assert_eq!(watched.metadata.resource_version.as_deref(), Some("42"));
+            assert_eq!(watched.object.is_ok(), is_readable, "{:?}", watched.object);
         }
+    }
+
+    #[test]
+    fn a_policy_that_cannot_be_read_keeps_its_selection_and_allows_nothing() {
+        let policy = |spec: &Value| {
+            let text = json!({"metadata": {"name": "p", "namespace": "shop"}, "spec": spec}).to_string();
+            let watched: Watched<NetworkPolicy> = serde_json::from_str(&text).expect("an object");
+            let broken = watched.object.expect_err("another form");
+            let Some(Object::NetworkPolicy(closed)) = broken.closed else { panic!("{broken:?}") };
+            assert_eq!(closed.metadata.namespace, "shop");
+            assert!(closed.spec.ingress.is_empty() && closed.spec.egress.is_empty());
+            closed.spec
+        };
+        let selects = json!({"matchLabels": {"app": "db"}});
+        let spec = policy(
+            &json!({"podSelector": selects, "policyTypes": ["Egress"], "ingress": "all", "egress": [{}]}),
+        );
+        assert_eq!(
+            (spec.pod_selector.match_labels["app"].as_str(), spec.policy_types),
+            ("db", vec!["Egress".to_owned()])
+        );
+        let spec = policy(&json!({"podSelector": 7, "policyTypes": "both"}));
+        assert_eq!(spec.pod_selector, LabelSelector::default(), "all pods of the namespace");
+        assert_eq!(spec.policy_types, ["Ingress", "Egress"]);
     }
 
     #[test]

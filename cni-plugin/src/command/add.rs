@@ -5,12 +5,13 @@
 
 use std::{net::IpAddr, path::Path};
 
+use serde_json::Map;
 use sluice_api::endpoint::Registration;
 
 use crate::{
     agent::{self, Agent},
     attachment::Attachment,
-    config::{self, Network},
+    config::{self, ConfigError, FieldProblem, Network},
     error::AddError,
     ipam::Ipam,
     message::default_of,
@@ -30,6 +31,7 @@ enum Inverse {
 }
 
 pub(super) fn run(network: &Network, attachment: &Attachment, netns: &Path) -> Result<Success, AddError> {
+    let previous = previous(network, attachment)?;
     let netns = Netns::open(netns)?;
     // Before anything is made: without the agent, or the pod's name, there would be nothing but undoing.
     let agent = network.agent.as_ref().map(|config| Introduced::new(config, attachment)).transpose()?;
@@ -43,7 +45,26 @@ pub(super) fn run(network: &Network, attachment: &Attachment, netns: &Path) -> R
     let host_ifname = attachment.host_ifname();
     let mut add =
         Add { network, attachment, host_ifname: &host_ifname, netns, agent, host, ipam, undo: Vec::new() };
-    add.wire().inspect_err(|_| add.roll_back())
+    let made = add.wire().inspect_err(|_| add.roll_back())?;
+    Ok(match previous {
+        Some(previous) => made.behind(previous),
+        None => made,
+    })
+}
+
+/// What the plugin before has made, if we are not the first; it must leave us our interface to make.
+fn previous(network: &Network, attachment: &Attachment) -> Result<Option<Success>, ConfigError> {
+    let Some(json) = &network.prev_result else { return Ok(None) };
+    let previous: Success = config::decode("prevResult", json)?;
+    let is_ours = |interface: &Interface| {
+        interface.name == attachment.ifname
+            && interface.sandbox.as_ref().is_some_and(|sandbox| !sandbox.is_empty())
+    };
+    if previous.interfaces.iter().any(is_ours) {
+        let ifname = attachment.ifname.clone();
+        return Err(config::wrong("prevResult.interfaces", FieldProblem::Interface { ifname }));
+    }
+    Ok(Some(previous))
 }
 
 /// The agent, and the names under which it will look for the pod.
@@ -58,7 +79,7 @@ impl Introduced {
         let named = |name, value: &Option<String>| value.clone().ok_or(AddError::PodUnknown { name });
         let pod_namespace = named("K8S_POD_NAMESPACE", &attachment.pod.namespace)?;
         let pod_name = named("K8S_POD_NAME", &attachment.pod.name)?;
-        Ok(Self { agent: Agent::connect(config)?, pod_namespace, pod_name })
+        Ok(Self { agent: Agent::connect_patiently(config)?, pod_namespace, pod_name })
     }
 }
 
@@ -161,6 +182,7 @@ impl Add<'_> {
             mac: Some(mac_text(&mac)),
             mtu: Some(wire.mtu),
             sandbox,
+            other: Map::new(),
         };
         let sandbox = self.netns.path().display().to_string();
         let ip = |addr: &IpAddr| Ip {
@@ -168,7 +190,8 @@ impl Add<'_> {
             gateway: Some(gateway_of(*addr)),
             interface: Some(1),
         };
-        let route = |addr: &IpAddr| Route { dst: default_of(*addr), gw: Some(gateway_of(*addr)) };
+        let route =
+            |addr: &IpAddr| Route { dst: default_of(*addr), gw: Some(gateway_of(*addr)), other: Map::new() };
         Success {
             interfaces: vec![
                 interface(self.host_ifname, self.attachment.host_mac(), None),

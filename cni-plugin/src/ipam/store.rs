@@ -151,6 +151,42 @@ impl Record {
     }
 }
 
+/// A lease as somebody else sees it who only reads.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Held {
+    /// The address.
+    pub addr: IpAddr,
+    /// The host-side veth it is leased to.
+    pub host_ifname: String,
+    /// For whom.
+    pub record: Record,
+}
+
+/// Lists this boot's leases in the directory of one network; nothing is locked or made. A lease that goes meanwhile, or
+/// whose record cannot be read, is left out.
+///
+/// # Errors
+/// [`StoreError::File`] when there is a directory that cannot be listed.
+pub fn held(folder: &Path) -> Result<Vec<Held>, StoreError> {
+    let boot_id = fs::read_to_string(BOOT_ID).map_err(FileAct::Read.on(Path::new(BOOT_ID)))?;
+    let folder = folder.join(boot_id.trim());
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(FileAct::List.on(&folder)(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(FileAct::List.on(&folder))?;
+        let name = entry.file_name();
+        let Some((addr, owner)) = name.to_str().and_then(|name| split(name, '@')) else { continue };
+        let record = fs::read(entry.path()).ok().and_then(|json| serde_json::from_slice(&json).ok());
+        found.extend(record.map(|record| Held { addr, host_ifname: owner.to_owned(), record }));
+    }
+    found.sort_by_key(|held| held.addr);
+    Ok(found)
+}
+
 /// The directory of one network's leases.
 #[derive(Debug)]
 pub struct Store {

@@ -7,7 +7,9 @@ use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
 
-pub(crate) use packages::install as packages;
+pub(crate) use packages::{
+    install as packages, install_for_cluster as cluster_packages, install_missing as missing_packages,
+};
 pub(crate) use toolchain::{Toolchain, prepare as toolchain};
 
 use crate::{command, workspace};
@@ -23,6 +25,7 @@ pub(crate) struct Args {}
 /// When something is missing and cannot be installed; the message says which command would.
 pub(crate) fn run(_: &Args) -> Result<()> {
     packages()?;
+    cluster_packages()?;
     let toolchain = toolchain()?;
     let cargo_deny = cargo_deny()?;
     println!("packages     installed");

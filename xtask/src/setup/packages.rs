@@ -23,13 +23,47 @@ const PACKAGES: &[(&str, &str)] = &[
     ("xz-utils", "xz"),
 ];
 
+/// What only `cargo xtask cluster` needs: to build components, to run nodes, and to put into test pods.
+const CLUSTER_PACKAGES: &[(&str, &str)] = &[
+    ("bind9-dnsutils", "dig"),
+    ("busybox-static", "busybox"),
+    ("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
+    ("conntrack", "conntrack"),
+    ("curl", "curl"),
+    ("iproute2", "ip"),
+    ("iptables", "iptables"),
+    ("iputils-ping", "ping"),
+    ("netcat-openbsd", "nc.openbsd"),
+    ("nftables", "nft"),
+    ("runc", "runc"),
+    ("tcpdump", "tcpdump"),
+    ("unzip", "unzip"),
+    ("wget", "wget"),
+];
+
 /// Installs the packages that are missing.
 ///
 /// # Errors
 /// When some are missing and this is not root on a Debian; the message is the command that installs them.
 pub(crate) fn install() -> Result<()> {
+    install_missing(PACKAGES)
+}
+
+/// Installs the packages of [`CLUSTER_PACKAGES`] that are missing.
+///
+/// # Errors
+/// As [`install`].
+pub(crate) fn install_for_cluster() -> Result<()> {
+    install_missing(CLUSTER_PACKAGES)
+}
+
+/// Installs those of `packages` (package → a file that shows it is installed) that are missing.
+///
+/// # Errors
+/// As [`install`].
+pub(crate) fn install_missing(packages: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> =
-        PACKAGES.iter().filter(|(_, file)| !is_there(file)).map(|(package, _)| *package).collect();
+        packages.iter().filter(|(_, file)| !is_there(file)).map(|(package, _)| *package).collect();
     if missing.is_empty() { Ok(()) } else { apt_install(&missing) }
 }
 

@@ -1,14 +1,21 @@
 //! Runs the test binaries that cargo built: which need root, which run on other kernels.
 
-use std::{fmt::Write as _, path::Path, process::Stdio, time::Duration};
+use std::{
+    fmt::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 
-use super::report::Report;
+use super::{e2e, report::Report};
 use crate::{build::Executable, command, vm, workspace};
 
 /// A binary that runs longer hangs; in seconds.
 const TIMEOUT_SECONDS: u64 = 900;
+/// The same for the scenarios of the real cluster, which wait for much.
+const SCENARIOS_TIMEOUT_SECONDS: u64 = 1800;
 
 /// Packages whose integration tests make namespaces and load programs.
 const ROOT_PACKAGES: &[&str] = &["agent", "agent/maps", "cni-plugin"];
@@ -50,7 +57,7 @@ pub(super) fn without_root(report: &mut Report, built: &[Executable], filter: Op
 /// Tests with real maps, programs and namespaces on this kernel.
 pub(super) fn with_root(report: &mut Report, built: &[Executable], filter: Option<&str>) {
     report.heading("maps, programs and namespaces on this kernel");
-    for built in built.iter().filter(|built| needs_root(built)) {
+    for built in built.iter().filter(|built| needs_root(built) && built.target != e2e::SCENARIOS) {
         if command::is_root() {
             run(report, built, filter);
         } else {
@@ -114,16 +121,36 @@ fn guest_script(binaries: &[&Executable]) -> String {
     script + "exit $code"
 }
 
+/// The scenarios of the real cluster, which the rest leaves out; one at a time.
+pub(super) fn run_scenarios(report: &mut Report, built: &Executable, filter: Option<&str>) -> Result<()> {
+    let door = std::env::current_exe().context("finding this program")?;
+    let mut timeout = timed(built, filter, SCENARIOS_TIMEOUT_SECONDS);
+    timeout
+        .args(["--ignored", "--test-threads=1"])
+        .env("SLUICE_XTASK", door)
+        .env("SLUICE_CLUSTER", e2e::CLUSTER);
+    finish(report, built, &mut timeout);
+    Ok(())
+}
+
 fn run(report: &mut Report, built: &Executable, filter: Option<&str>) {
+    finish(report, built, &mut timed(built, filter, TIMEOUT_SECONDS));
+}
+
+fn timed(built: &Executable, filter: Option<&str>, seconds: u64) -> Command {
     let mut timeout = command::command("timeout");
     timeout
-        .args(["--foreground", "--kill-after=5", &TIMEOUT_SECONDS.to_string()])
+        .args(["--foreground", "--kill-after=5", &seconds.to_string()])
         .arg(&built.executable)
         .args(filter)
         .current_dir(&built.package)
         .env("CARGO_MANIFEST_DIR", &built.package)
         .env("RUST_BACKTRACE", "0") // a backtrace buries what the verifier says
         .stdin(Stdio::null());
+    timeout
+}
+
+fn finish(report: &mut Report, built: &Executable, timeout: &mut Command) {
     let output = timeout.output().with_context(|| format!("starting {}", built.executable.display()));
     record(report, &name(built), output.map(|output| (output.status.success(), text(output))));
 }

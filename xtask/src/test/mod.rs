@@ -4,6 +4,7 @@
 //! fails does not stop the next one, and its output is repeated at the end.
 
 mod binaries;
+mod e2e;
 mod report;
 
 use std::process::{Command, ExitCode};
@@ -14,18 +15,31 @@ use report::Report;
 use crate::{build, command, docs, setup};
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    layer: Option<Layer>,
     /// Only tests whose name contains this, without the checks of the sources and without other kernels.
     filter: Option<String>,
     /// Leave out the layer that boots other kernels.
     #[arg(long)]
     no_vm: bool,
+    /// Leave out the layer that needs a real Kubernetes.
+    #[arg(long)]
+    no_cluster: bool,
+}
+
+/// A layer that can be run alone, with options of its own.
+#[derive(Debug, clap::Subcommand)]
+enum Layer {
+    /// Sluice on a real Kubernetes: our scenarios and the upstream suite.
+    E2e(e2e::Args),
 }
 
 impl Args {
     /// All layers.
     pub(crate) fn everything() -> Self {
-        Self { filter: None, no_vm: false }
+        Self { layer: None, filter: None, no_vm: false, no_cluster: false }
     }
 }
 
@@ -34,6 +48,9 @@ impl Args {
 /// # Errors
 /// When a layer cannot be run at all.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if let Some(Layer::E2e(args)) = &args.layer {
+        return e2e::run(args);
+    }
     let mut report = Report::new();
     report.heading("setup");
     report.check("packages", setup::packages());
@@ -50,7 +67,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     binaries::without_root(&mut report, &built, args.filter.as_deref());
     binaries::with_root(&mut report, &built, args.filter.as_deref());
     match &args.filter {
-        None => other_kernels(&mut report, &built, args.no_vm),
+        None => {
+            other_kernels(&mut report, &built, args.no_vm);
+            real_kubernetes(&mut report, &built, args.no_cluster);
+        }
         Some(filter) if !report.has_run_tests() => {
             report.check::<()>("filter", Err(anyhow!("no test's name contains {filter}")));
         }
@@ -122,5 +142,17 @@ fn other_kernels(report: &mut Report, built: &[build::Executable], no_vm: bool) 
         report.left_out("other kernels", "needs root");
     } else {
         binaries::on_other_kernels(report, built);
+    }
+}
+
+/// Sluice as a user installs it, in a real cluster.
+fn real_kubernetes(report: &mut Report, built: &[build::Executable], no_cluster: bool) {
+    const NAME: &str = "a real Kubernetes";
+    if no_cluster {
+        report.left_out(NAME, "--no-cluster");
+    } else if !command::is_root() {
+        report.left_out(NAME, "needs root");
+    } else {
+        e2e::layer(report, built, &e2e::Args::default());
     }
 }

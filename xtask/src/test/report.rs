@@ -115,6 +115,21 @@ impl Report {
         }
     }
 
+    /// Specs of another test suite.
+    pub(super) fn specs(&mut self, name: &str, passed: usize, skipped: usize, failures: &[String]) {
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        self.counts.add(Counts {
+            passed: count(passed),
+            failed: count(failures.len()),
+            ignored: count(skipped),
+        });
+        if failures.is_empty() {
+            self.line("ok", name, &format!("{passed} passed, {skipped} skipped"));
+        } else {
+            self.fail(name, format!("{passed} passed, {skipped} skipped, failed:\n{}", failures.join("\n")));
+        }
+    }
+
     /// False when there was no test to run.
     pub(super) fn has_run_tests(&self) -> bool {
         self.counts.passed + self.counts.failed > 0
