@@ -132,8 +132,9 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             info!(signal = name, "agent stops; the datapath stays in force");
             Ok(())
         }
-        () = reconciler.run(inputs) => Err(RunError::Ended("reconciler")),
-        ended = feed.run(objects) => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("source"))),
+        () = Box::pin(reconciler.run(inputs)) => Err(RunError::Ended("reconciler")),
+        // On the heap: each kind has a watch of its own in it.
+        ended = Box::pin(feed.run(objects)) => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("source"))),
         ended = monitor.run(events) => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("netlink monitor"))),
         ended = server.run(requests) => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("server"))),
         ended = metrics => Err(ended.map_or_else(RunError::from, |()| RunError::Ended("metrics"))),

@@ -4,6 +4,7 @@
 
 mod changes;
 mod names;
+mod outside;
 mod restarts;
 
 use std::sync::OnceLock;

@@ -62,6 +62,7 @@ pub(super) fn ensure_machine(place: &Place, machine: Machine, families: Families
     lines.extend(
         UNDERLAY.hosts(families, 1).iter().map(|gateway| format!("route add default via {gateway} dev eth0")),
     );
+    remove_port(&underlay, &port);
     let connect = || {
         create(&name, &lines)?;
         batch(&underlay, &[format!("link set {port} master ul0 up")])
@@ -70,6 +71,12 @@ pub(super) fn ensure_machine(place: &Place, machine: Machine, families: Families
         let _ = delete(&name); // half made: the first error tells more
     })?;
     Ok(true)
+}
+
+/// Removes the port of the machine's namespace of before, which the kernel does only some time after that one's end.
+fn remove_port(underlay: &str, port: &str) {
+    // There is none, mostly.
+    let _ = command::capture(ip().args(["-n", underlay, "link", "delete", port]));
 }
 
 /// A route to a range through a machine; replaces one that is there.

@@ -119,7 +119,7 @@ pub(crate) fn answer(maps: &Maps, question: &Question) -> anyhow::Result<Trace> 
     };
     trace.frontend = Some(row(maps, &key, &frontend)?);
     trace.flows = flows(maps, question, source)?;
-    trace.affinity = kept(maps, &key, &frontend, source)?;
+    trace.affinity = kept(maps, question, &frontend, source)?;
     trace.choices = choices(maps, &frontend)?;
     trace.decide(maps, &frontend, source)?;
     Ok(trace)
@@ -245,18 +245,20 @@ fn may_use(maps: &Maps, frontend: &Frontend, source: Source) -> Result<bool, Map
 
 fn kept(
     maps: &Maps,
-    key: &FrontendKey,
+    question: &Question,
     frontend: &Frontend,
     source: Source,
 ) -> Result<Option<Kept>, MapsError> {
     if frontend.flags & frontend_flags::AFFINITY == 0 {
         return Ok(None);
     }
+    // Processes of the node are one client, in each family.
+    let of_node = if question.to.is_ipv4() { FrontendKey::NODE_V4 } else { FrontendKey::NODE_V6 };
     let client = AffinityKey {
-        client: source.addr().unwrap_or(Addr::UNSPECIFIED),
+        client: source.addr().unwrap_or(of_node),
         service: frontend.service,
         service_port: frontend.service_port,
-        protocol: key.protocol,
+        protocol: question.protocol,
         reserved: 0,
     };
     let Some(Affinity { last_used_ns, backend: id, .. }) = maps.affinity.get(&client)? else {

@@ -14,7 +14,7 @@ use sluice_core::{
     cluster::{Change, LocalEndpoint, NodeName},
     compile::{Compiler, Settings, compile_with},
     diff::{Differ, Limits, Outcome, Rejection, diff},
-    plan::{Actual, Step},
+    plan::{Actual, Key, Step},
 };
 use world::{History, PROBES, World, history, local_node};
 
@@ -299,7 +299,12 @@ proptest! {
             services::check_switches(actual, &outcome.plan);
             let again = diff(compiler.desired(), &middle, &limits);
             if again.rejected == outcome.rejected {
-                assert_eq!(again.plan, [], "after\n{}", lines(&outcome.plan));
+                // Slices do not tell which backends of a refused Service only keep their flows: a restart forgets them.
+                let is_forgotten = |step: &Step| matches!(step, Step::Grace | Step::Delete(Key::Backend(_)));
+                let is_refused = |rejection: &Rejection| matches!(rejection, Rejection::Service { .. });
+                let forgets = outcome.rejected.iter().any(is_refused);
+                let left = again.plan.iter().filter(|step| !(forgets && is_forgotten(step)));
+                assert_eq!(left.collect::<Vec<_>>(), Vec::<&Step>::new(), "after\n{}", lines(&outcome.plan));
             }
         });
     }

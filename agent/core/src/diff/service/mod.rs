@@ -14,8 +14,8 @@ use std::{
 
 use memory::{Held, Litter, Memory, Slice, Use, content};
 use sluice_abi::{
-    Backend, BackendId, BackendState, Frontend, FrontendKey, ServiceId, ServiceMeta, Text, frontend_flags,
-    maps::Numbers,
+    Backend, BackendId, BackendState, Frontend, FrontendKey, Prefix, ServiceId, ServiceMeta, Text,
+    frontend_flags, maps::Numbers,
 };
 
 use super::{Limits, NumberSource, Phases, Rejection};
@@ -42,7 +42,6 @@ impl Services {
         let mut draft = Draft::new(&mut memory, actual, limits, numbers);
         draft.take_out(&litter);
         names.iter().for_each(|name| draft.plan(name, desired.services.get(name)));
-        draft.keep_endings(desired);
         let phases = draft.phases(desired, litter);
         (Self(memory), phases)
     }
@@ -80,11 +79,24 @@ struct Draft<'a> {
     gone: BTreeSet<FrontendKey>,
     /// Backends whose use has changed.
     touched: BTreeSet<BackendKey>,
-    /// New source ranges.
-    ranges: Plan,
+    switch: Switch,
     /// Slices that are free once the plan has been carried out.
     freed: Vec<Slice>,
     phases: Phases,
+}
+
+/// What packets meet at once, in order, after the frontends that go: no client is let in whom neither the old ranges of a
+/// frontend nor the new ones name.
+#[derive(Debug, Default)]
+struct Switch {
+    /// New source ranges.
+    ranges: Plan,
+    /// Frontends that a Service has already.
+    changed: Plan,
+    /// Source ranges that would let clients in to frontends to come.
+    withdrawn: Plan,
+    /// Frontends that a Service gets.
+    new: Plan,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +129,7 @@ impl<'a> Draft<'a> {
             kept: HashSet::new(),
             gone: BTreeSet::new(),
             touched: BTreeSet::new(),
-            ranges: Plan::new(),
+            switch: Switch::default(),
             freed: Vec::new(),
             phases: Phases::default(),
         }
@@ -128,20 +140,6 @@ impl<'a> Draft<'a> {
         self.gone.extend(&litter.frontends);
         let unused = self.memory.uses.iter().filter(|(_, known)| known.state().is_none());
         self.touched.extend(unused.map(|(key, _)| *key));
-    }
-
-    /// Lets refused Services keep what they have: slices do not tell which backends only keep their flows.
-    fn keep_endings(&mut self, desired: &DesiredState) {
-        for name in self.memory.refused.keys() {
-            let wanted = desired.services.get(name).map(|service| &service.backends);
-            let Some(held) = self.memory.services.get_mut(name) else { continue };
-            for key in wanted.into_iter().flat_map(BTreeMap::keys) {
-                if let Some(known) = self.memory.uses.get_mut(key).filter(|known| known.state().is_none()) {
-                    known.ending += 1;
-                    Arc::make_mut(&mut held.service).backends.insert(*key, BackendState::Terminating);
-                }
-            }
-        }
     }
 
     fn plan(&mut self, name: &NamespacedName, service: Option<&Arc<DesiredService>>) {
@@ -187,11 +185,14 @@ impl<'a> Draft<'a> {
         let ranges =
             service.source_ranges.iter().map(|clients| SourceRange { service: id, clients: *clients });
         let missing = ranges.filter(|range| !self.actual.source_ranges.contains_key(range));
-        let before = self.ranges.len();
-        self.ranges.extend(missing.map(|range| Step::Put(Entry::SourceRange(range, 1))));
-        self.peak.source_ranges += self.ranges.len() - before;
+        let before = self.switch.ranges.len();
+        self.switch.ranges.extend(missing.map(|range| Step::Put(Entry::SourceRange(range, 1))));
+        self.peak.source_ranges += self.switch.ranges.len() - before;
         let firsts: HashMap<&Slots, u32> =
             slices.iter().filter_map(|slice| Some((slice.slots.as_ref()?, slice.first))).collect();
+        let is_own = |key| self.actual.frontends.get(key).is_some_and(|found| found.service == id);
+        let is_new = |(key, frontend): (_, &DesiredFrontend)| frontend.has_source_ranges && !is_own(key);
+        let withdraws_at_once = service.frontends.iter().any(is_new);
         for (key, frontend) in &service.frontends {
             let first = firsts.get(&frontend.slots).copied().unwrap_or_default();
             self.frontend(*key, value(id, first, frontend));
@@ -201,8 +202,12 @@ impl<'a> Draft<'a> {
             self.leave(id, gone);
             let stays = |slice: &Slice| slices.iter().any(|new| new.first == slice.first);
             self.freed.extend(held.slices.into_iter().filter(|slice| !stays(slice)));
-            let ranges = held.service.source_ranges.difference(&service.source_ranges);
-            self.forbid(id, ranges);
+            let withdrawn = withdrawn(id, held.service.source_ranges.difference(&service.source_ranges));
+            if withdraws_at_once {
+                self.switch.withdrawn.extend(withdrawn);
+            } else {
+                self.phases.clear.extend(withdrawn);
+            }
         }
         let held = Held { id, service: Arc::clone(service), slices };
         self.memory.services.insert(name.clone(), held);
@@ -213,7 +218,7 @@ impl<'a> Draft<'a> {
         self.release_backends(&held.service.backends);
         self.leave(held.id, held.service.frontends.keys());
         self.freed.extend(held.slices);
-        self.forbid(held.id, &held.service.source_ranges);
+        self.phases.clear.extend(withdrawn(held.id, &held.service.source_ranges));
         self.phases.clear.push(Step::Delete(Key::ServiceMeta(held.id)));
     }
 
@@ -262,7 +267,9 @@ impl<'a> Draft<'a> {
         self.kept.insert(key);
         if found != Some(&value) {
             self.peak.frontends += usize::from(found.is_none());
-            self.phases.switch.push(Step::Put(Entry::Frontend(key, value)));
+            let is_own = found.is_some_and(|found| found.service == value.service);
+            let steps = if is_own { &mut self.switch.changed } else { &mut self.switch.new };
+            steps.push(Step::Put(Entry::Frontend(key, value)));
         }
     }
 
@@ -272,11 +279,6 @@ impl<'a> Draft<'a> {
             self.actual.frontends.get(key).is_some_and(|frontend| frontend.service == id)
         };
         self.gone.extend(keys.into_iter().filter(is_own));
-    }
-
-    fn forbid<'p>(&mut self, service: ServiceId, ranges: impl IntoIterator<Item = &'p sluice_abi::Prefix>) {
-        let ranges = ranges.into_iter().map(|clients| SourceRange { service, clients: *clients });
-        self.phases.clear.extend(ranges.map(|range| Step::Delete(Key::SourceRange(range))));
     }
 
     fn room_for(&self, name: &NamespacedName, service: &DesiredService) -> Result<(), &'static str> {
@@ -333,11 +335,9 @@ impl<'a> Draft<'a> {
             .gone
             .iter()
             .filter(|key| !self.kept.contains(key) && self.actual.frontends.contains_key(key));
-        // A frontend that goes lets nobody in whom only the Service's new ranges name, and one that comes finds them there.
-        let mut switch: Plan = gone.map(|key| Step::Delete(Key::Frontend(*key))).collect();
-        switch.append(&mut self.ranges);
-        switch.append(&mut self.phases.switch);
-        self.phases.switch = switch;
+        let gone = gone.map(|key| Step::Delete(Key::Frontend(*key)));
+        let Switch { ranges, changed, withdrawn, new } = std::mem::take(&mut self.switch);
+        self.phases.switch = gone.chain(ranges).chain(changed).chain(withdrawn).chain(new).collect();
         let clear = &mut self.phases.clear;
         for slice in &self.freed {
             let slots = self.actual.slots.range(slice.first..slice.first.saturating_add(slice.length));
@@ -381,6 +381,15 @@ impl<'a> Draft<'a> {
             }
         }
     }
+}
+
+/// Removes clients' ranges.
+fn withdrawn<'p>(
+    service: ServiceId,
+    ranges: impl IntoIterator<Item = &'p Prefix>,
+) -> impl Iterator<Item = Step> {
+    let ranges = ranges.into_iter().map(move |clients| SourceRange { service, clients: *clients });
+    ranges.map(|range| Step::Delete(Key::SourceRange(range)))
 }
 
 /// Frontends that a Service goes without, because another has them.
