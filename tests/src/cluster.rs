@@ -302,7 +302,7 @@ impl<'a> Load<'a> {
                 tally.broken += 1;
             }
         }
-        println!("{tally:?}");
+        eprintln!("{tally:?}");
         Ok(tally)
     }
 }
