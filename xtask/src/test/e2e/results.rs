@@ -15,6 +15,8 @@ pub(super) struct Spec {
     pub(super) outcome: Outcome,
     /// How long it ran, seconds.
     pub(super) seconds: f64,
+    /// How often it was tried.
+    pub(super) attempts: u32,
 }
 
 /// What a spec came to.
@@ -54,6 +56,8 @@ struct SpecReport {
     #[serde(default)]
     run_time: u64,
     #[serde(default)]
+    num_attempts: u32,
+    #[serde(default)]
     failure: Option<Failure>,
 }
 
@@ -89,7 +93,7 @@ impl SpecReport {
         let mut name = self.container_hierarchy_texts.unwrap_or_default();
         name.push(if self.leaf_node_text.is_empty() { self.leaf_node_type } else { self.leaf_node_text });
         let seconds = Duration::from_nanos(self.run_time).as_secs_f64();
-        Some(Spec { name: name.join(" "), outcome, seconds })
+        Some(Spec { name: name.join(" "), outcome, seconds, attempts: self.num_attempts })
     }
 }
 
@@ -121,7 +125,7 @@ impl Sums {
     }
 }
 
-/// A table for people: sums, and every spec that did not pass with its reason.
+/// A table for people: sums, and every spec that did not pass, or not at once, with its reason.
 pub(super) fn markdown(suite: &str, specs: &[Spec]) -> String {
     let sums = Sums::of(specs);
     let mut text = format!(
@@ -132,13 +136,14 @@ pub(super) fn markdown(suite: &str, specs: &[Spec]) -> String {
         sums.known_failures,
         sums.skipped
     );
-    let mut rest = specs.iter().filter(|spec| spec.outcome != Outcome::Passed).peekable();
+    let mut rest =
+        specs.iter().filter(|spec| spec.outcome != Outcome::Passed || spec.attempts > 1).peekable();
     if rest.peek().is_some() {
         text += "| Spec | Outcome | Reason |\n| --- | --- | --- |\n";
     }
     for spec in rest {
         let (outcome, reason) = match &spec.outcome {
-            Outcome::Passed => ("passed", ""),
+            Outcome::Passed => ("passed", "not at the first attempt"),
             Outcome::Failed(reason) => ("failed", reason.as_str()),
             Outcome::KnownFailure(reason) => ("known failure", reason.as_str()),
             Outcome::Skipped(reason) => ("skipped", reason.as_str()),
@@ -155,7 +160,8 @@ mod tests {
 
     const REPORT: &str = r#"[{"SuiteSucceeded": false, "SpecReports": [
         {"LeafNodeType": "SynchronizedBeforeSuite", "State": "passed"},
-        {"ContainerHierarchyTexts": ["[sig-network] Netpol"], "LeafNodeType": "It", "LeafNodeText": "denies", "State": "passed", "RunTime": 1500000000},
+        {"ContainerHierarchyTexts": ["[sig-network] Netpol"], "LeafNodeType": "It", "LeafNodeText": "denies", "State": "passed", "NumAttempts": 2,
+         "RunTime": 1500000000},
         {"ContainerHierarchyTexts": ["[sig-network] Netpol"], "LeafNodeType": "It", "LeafNodeText": "lets in", "State": "failed",
          "Failure": {"Message": "\n timed out\n at a | b\n"}},
         {"ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeType": "It", "LeafNodeText": "elsewhere", "State": "skipped"},
@@ -171,6 +177,7 @@ mod tests {
         let table = markdown("network-policy", &specs);
         assert!(table.contains("3 run: 1 passed, 1 failed, 0 known failures, 1 skipped"), "{table}");
         assert!(table.contains(r"| failed | failed: timed out / at a \| b |"), "{table}");
+        assert!(table.contains("denies | passed | not at the first attempt |"), "{table}");
     }
 
     #[test]

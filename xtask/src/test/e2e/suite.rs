@@ -98,6 +98,8 @@ fn ginkgo(suite: &Suite, focus: Option<&str>, cluster: &cluster::Access, report:
         .arg(format!("--procs={}", suite.processes))
         .arg(format!("--focus={}", focus.unwrap_or(suite.focus)))
         .args(skip.iter().map(|pattern| format!("--skip={pattern}")))
+        // Specs have time limits of their own, and machines are shared: one more attempt, which the results tell.
+        .arg("--flake-attempts=2")
         .args(["--timeout=3h", "--no-color", "--silence-skips", "--poll-progress-after=120s"])
         .arg(format!("--output-dir={}", report.parent().unwrap_or(Path::new("/")).display()))
         .arg(format!("--json-report={}", command::name_of(report)))
