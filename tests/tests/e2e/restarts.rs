@@ -15,14 +15,17 @@ fn kubelet_and_containerd_restart_without_a_lost_connection() -> Result<()> {
     let kept = lasting_server(&namespace, "lasting", "n2")?;
     // kubectl's way into a pod leads through the kubelet of its node, so the load comes from the other node.
     namespace.client("client", Some("n1"))?;
-    let load =
-        Load::start(&namespace, "client", "http://web/hostname", &format!("http://{kept}:8080/hostname"))?;
+    // By address: CoreDNS may run on the node, and a kubelet that starts takes its pods for not ready at first.
+    let service = cluster().get(namespace.name(), &["service/web"])?;
+    let url =
+        format!("http://{}/hostname", service["spec"]["clusterIP"].as_str().context("a cluster address")?);
+    let load = Load::start(&namespace, "client", &url, &format!("http://{kept}:8080/hostname"))?;
     let before = restarts(&namespace)?;
     for component in ["containerd", "kubelet"] {
         cluster().run(&["restart", "2", component])?;
         let wired = format!("after-{component}");
         namespace.client(&wired, Some("n2"))?;
-        namespace.shell(&wired, "curl -sf -m 2 http://web/hostname")?;
+        namespace.shell(&wired, &format!("curl -sf -m 2 {url}"))?;
     }
     load.stop()?.check()?;
     let after = restarts(&namespace)?;

@@ -35,6 +35,13 @@ pub(crate) struct Args {
     keep: bool,
 }
 
+impl Args {
+    /// Whether specs are asked for that need a third node.
+    fn is_wide(&self) -> bool {
+        self.all || self.focus.is_some()
+    }
+}
+
 /// Runs the layer alone.
 ///
 /// # Errors
@@ -70,7 +77,8 @@ fn build_scenarios() -> Result<Vec<build::Executable>> {
 /// The layer, as a part of all tests.
 pub(super) fn layer(report: &mut Report, built: &[build::Executable], args: &Args) {
     report.heading("a real Kubernetes");
-    if let Some(access) = report.check("cluster with Sluice", install::bring_up(if args.all { 3 } else { 2 }))
+    if let Some(access) =
+        report.check("cluster with Sluice", install::bring_up(if args.is_wide() { 3 } else { 2 }))
     {
         if args.focus.is_none() {
             scenarios(report, built, args.scenario.as_deref());
