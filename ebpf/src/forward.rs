@@ -11,7 +11,7 @@ use sluice_abi::{DropReason, Endpoint};
 
 use crate::{
     config,
-    endpoint::EndKind,
+    endpoint::{self, EndKind},
     nat,
     packet::{ETH_LEN, Packet},
     scratch::{Handle, Scratch},
@@ -26,6 +26,18 @@ pub(crate) enum Forward {
     Pod(&'static Endpoint),
     /// To wherever the node's routes lead.
     Route,
+}
+
+impl Forward {
+    /// Where a packet for this endpoint goes; for none of this node, where the routes lead.
+    #[inline(always)]
+    pub(crate) fn towards(destination: Option<&'static Endpoint>) -> Self {
+        match destination {
+            Some(endpoint) if endpoint::is_host(endpoint) => Self::Stack,
+            Some(endpoint) => Self::Pod(endpoint),
+            None => Self::Route,
+        }
+    }
 }
 
 /// The tc action for a dropped packet.

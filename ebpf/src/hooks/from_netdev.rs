@@ -9,7 +9,7 @@
 //! **Invariant.** What belongs to no flow of ours goes on to the host stack untouched.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use sluice_abi::{DropReason, Endpoint, Hook};
+use sluice_abi::{DropReason, Hook};
 
 use super::flow::{self, Place, Way};
 use crate::{
@@ -68,7 +68,7 @@ fn try_from_netdev(ctx: &TcContext, mut scratch: Handle) -> Result<i32, u8> {
     if scratch.packet.tuple.dst != scratch.sent.dst {
         destination = endpoint::local(&scratch.packet.tuple.dst);
     }
-    let forward = if way == Way::Stack { Forward::Stack } else { towards(destination) };
+    let forward = if way == Way::Stack { Forward::Stack } else { Forward::towards(destination) };
     forward::run(forward, ctx, scratch)
 }
 
@@ -94,13 +94,4 @@ fn way(ctx: &TcContext, mut scratch: Handle) -> Result<Way, u8> {
         return Ok(Way::NotOurs);
     }
     flow::judge_alone(scratch).map(|()| Way::On)
-}
-
-#[inline(always)]
-fn towards(destination: Option<&'static Endpoint>) -> Forward {
-    match destination {
-        Some(endpoint) if endpoint::is_host(endpoint) => Forward::Stack,
-        Some(endpoint) => Forward::Pod(endpoint),
-        None => Forward::Route,
-    }
 }

@@ -67,7 +67,7 @@ fn try_from_pod(ctx: &TcContext, mut scratch: Handle) -> Result<i32, u8> {
     if scratch.packet.tuple.dst != scratch.sent.dst {
         destination = endpoint::local(&scratch.packet.tuple.dst);
     }
-    forward::run(if way == Way::On { towards(destination) } else { Forward::Stack }, ctx, scratch)
+    forward::run(if way == Way::On { Forward::towards(destination) } else { Forward::Stack }, ctx, scratch)
 }
 
 /// The pod behind the interface, whose address the packet must carry.
@@ -112,13 +112,4 @@ fn neighbor(ctx: &TcContext, scratch: Handle) -> Result<i32, u8> {
         };
     }
     source(ctx, scratch, src).map(|_| forward::STACK)
-}
-
-#[inline(always)]
-fn towards(destination: Option<&'static Endpoint>) -> Forward {
-    match destination {
-        Some(endpoint) if endpoint::is_host(endpoint) => Forward::Stack,
-        Some(endpoint) => Forward::Pod(endpoint),
-        None => Forward::Route,
-    }
 }
