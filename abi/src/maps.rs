@@ -45,12 +45,16 @@ pub struct MapSpec {
     pub max_entries: u32,
     /// Creation flags.
     pub flags: u32,
+    /// The first version of the ABI whose map of this shape means what it means now: an agent takes over such a map of an
+    /// earlier version, with all it holds.
+    pub since: u32,
     /// What it holds, in a sentence.
     pub help: &'static str,
 }
 
 macro_rules! maps {
-    ($($(#[doc = $help:literal])+ $name:ident: $type:ident<$key:ty, $value:ty>, $entries:expr, $flags:expr;)+) => {
+    ($($(#[doc = $help:literal])+ $name:ident: $type:ident<$key:ty, $value:ty>, $entries:expr, $flags:expr
+        $(, since $since:literal)?;)+) => {
         $(
             $(#[doc = $help])+
             pub const $name: MapSpec = MapSpec {
@@ -60,6 +64,7 @@ macro_rules! maps {
                 value_size: size_of::<$value>() as u32,
                 max_entries: $entries,
                 flags: $flags,
+                since: [$($since,)? OLDEST_ABI][0],
                 help: concat!($($help),+).trim_ascii(),
             };
         )+
@@ -67,6 +72,9 @@ macro_rules! maps {
         pub const ALL: &[MapSpec] = &[$($name,)+];
     };
 }
+
+/// The oldest version whose maps may mean what they mean now.
+const OLDEST_ABI: u32 = 2;
 
 /// Bytes in front of the key of an LPM trie.
 type LpmKey<T> = (u32, T);

@@ -29,7 +29,7 @@ use crate::{
     causes::Causes,
     config::{Config, prefix},
     conflist::{self, Content},
-    datapath::{CgroupRoot, Datapath, DatapathConfig, LoadError},
+    datapath::{Datapath, DatapathConfig, LoadError},
     health_checks::Servers,
     leases,
     lock::{Lock, LockError},
@@ -99,8 +99,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let stop = stop_signal()?;
     preflight::check(&config.paths.bpffs)?;
     let _lock = Lock::take(&config.paths.state_dir)?;
-    let mut datapath = Datapath::load(&datapath_config(&config))?;
-    serve_sockets(&mut datapath, config.sockets.as_ref());
+    let datapath = Datapath::load(&datapath_config(&config))?;
     let (monitor, network) = Monitor::start(config.uplinks.clone()).await?;
     let (published, follow) = published::channel(Published::default());
     let topology = Topology::new(config.node.clone(), config.pod_cidrs.clone());
@@ -113,6 +112,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     });
     let mut reconciler = Reconciler::new(compiler, topology, datapath, network, published, notices)?;
     reconciler.adopt(wired);
+    reconciler.serve_sockets(config.sockets.clone());
     let feed = Feed::open(config.source.clone()).await?;
     let notices = publish_notices(feed.client(), &config.node, notices_in);
     let (installed, can_make_pods) = published::channel(false);
@@ -145,17 +145,6 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         () = keep_sysctls(&config, follow.clone()) => Err(RunError::Ended("sysctls")),
         () = keep_routes(&routes, follow.clone()) => Err(RunError::Ended("routes")),
         () = keep_conflist(&config, follow, installed) => Err(RunError::Ended("CNI configuration")),
-    }
-}
-
-/// Lets the node's own processes reach Services, where the kernel does; the rest works without.
-fn serve_sockets(datapath: &mut Datapath, root: Option<&CgroupRoot>) {
-    match datapath.serve_sockets(root) {
-        Ok(Some(cgroup)) => info!(cgroup = %cgroup.display(), "node's own processes reach Services"),
-        Ok(None) => info!("node's own processes are not led to Services"),
-        Err(error) => {
-            warn!(error = %Causes(&error), "node's own processes do not reach Services (see --cgroup-root); pods do");
-        }
     }
 }
 

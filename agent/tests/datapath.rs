@@ -183,6 +183,67 @@ fn a_device_with_a_dead_ones_index_gets_programs() {
     });
 }
 
+/// Another version is this one under another name, with one map that this version does not take over.
+fn another_version_is_at_work_until_the_maps_are_filled(mechanism: Mechanism) {
+    netns::within(move || async move {
+        let devices = Devices::new().await;
+        let ours = sluice_maps::pin_dir(devices.bpffs.path());
+        let other = ours.with_file_name(format!("v{}", sluice_abi::ABI_VERSION - 1));
+        drop(devices.start(mechanism, true));
+        let (first, links, maps) = (devices.attached(mechanism).await, devices.links(), map_ids(&ours));
+        fs::rename(&ours, &other).expect("renamed");
+        fs::remove_file(other.join("SLOTS")).expect("no such map there");
+
+        for attempt in ["first", "and after it was cut short"] {
+            let mut datapath = devices.load(mechanism, true);
+            assert!(datapath.is_waiting(), "{attempt}");
+            datapath.keep_pod("pod0", devices.pod).expect("kept");
+            datapath.attach_uplink("up0", devices.uplink).expect("kept");
+            assert_eq!(devices.attached(mechanism).await, first, "{attempt}");
+        }
+        let late = netns::add_veth(&devices.handle, "pod1", &[]).await;
+        let mut datapath = devices.load(mechanism, true);
+        datapath.keep_pod("pod0", devices.pod).expect("kept");
+        datapath.attach_uplink("up0", devices.uplink).expect("kept");
+        datapath.attach_pod("pod1", late).expect("attached");
+        let new_pod = match mechanism {
+            Mechanism::Tcx => by_tcx("pod1", true),
+            Mechanism::Clsact => by_clsact(&devices.handle, late, true).await,
+        };
+        assert_eq!(new_pod.len(), 1, "a pod that is made meanwhile has its programs at once");
+
+        datapath.succeed().expect("in place");
+        let second = devices.attached(mechanism).await;
+        assert!(
+            first.iter().zip(&second).all(|(old, new)| new.len() == 1 && old != new),
+            "{first:?} {second:?}"
+        );
+        assert!(devices.links().is_superset(&links), "links stay");
+        assert!(!other.exists() && !datapath.is_waiting());
+        let (kept, fresh): (Vec<_>, Vec<_>) = map_ids(&ours).into_iter().partition(|map| maps.contains(map));
+        assert_eq!((kept.len(), fresh.len()), (maps.len() - 1, 1), "maps are the same but {fresh:?}");
+    });
+}
+
+/// Ids of the pinned maps, by name.
+fn map_ids(pins: &std::path::Path) -> BTreeSet<(&'static str, u32)> {
+    let id = |name| {
+        let map = aya::maps::MapData::from_pin(pins.join(name)).expect("a map");
+        (name, map.info().expect("what it is").id())
+    };
+    sluice_abi::maps::ALL.iter().map(|spec| id(spec.name)).collect()
+}
+
+#[test]
+fn tcx_programs_of_another_version_are_at_work_until_the_maps_are_filled() {
+    another_version_is_at_work_until_the_maps_are_filled(Mechanism::Tcx);
+}
+
+#[test]
+fn clsact_programs_of_another_version_are_at_work_until_the_maps_are_filled() {
+    another_version_is_at_work_until_the_maps_are_filled(Mechanism::Clsact);
+}
+
 #[test]
 fn cleanup_removes_our_filters_and_no_others() {
     netns::within(|| async {

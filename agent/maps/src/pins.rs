@@ -67,18 +67,18 @@ pub fn open(bpffs: &Path, spec: &'static MapSpec) -> Result<MapData, MapsError> 
     Ok(data)
 }
 
-/// Opens a pinned map, or makes and pins it when it is missing. A set that was left half made is completed.
+/// Opens a pinned map, or pins what an earlier version left, or makes and pins it. A set that was left half made is
+/// completed.
 ///
 /// # Errors
-/// As [`open`], and [`MapsError::Create`] or [`MapsError::Pin`].
+/// As [`open`], and [`MapsError::List`], [`MapsError::Create`] or [`MapsError::Pin`].
 pub fn open_or_create(bpffs: &Path, spec: &'static MapSpec) -> Result<MapData, MapsError> {
     match open(bpffs, spec) {
         Err(MapsError::Missing { map, path }) => {
-            let MapSpec { map_type, key_size, value_size, max_entries, flags, .. } = *spec;
-            let wanted =
-                aya_obj::Map::new_from_params(map_type as u32, key_size, value_size, max_entries, flags);
-            let data = MapData::create(wanted, map, None)
-                .map_err(|source| MapsError::Create { map, source: source.into() })?;
+            let data = match inherited(bpffs, spec)? {
+                Some(data) => data,
+                None => create(spec)?,
+            };
             match data.pin(&path) {
                 Ok(()) => Ok(data),
                 // Somebody was faster; theirs is as good, if it is what `abi` says.
@@ -92,6 +92,43 @@ pub fn open_or_create(bpffs: &Path, spec: &'static MapSpec) -> Result<MapData, M
         }
         result => result,
     }
+}
+
+fn create(spec: &'static MapSpec) -> Result<MapData, MapsError> {
+    let MapSpec { name: map, map_type, key_size, value_size, max_entries, flags, .. } = *spec;
+    let wanted = aya_obj::Map::new_from_params(map_type as u32, key_size, value_size, max_entries, flags);
+    MapData::create(wanted, map, None).map_err(|source| MapsError::Create { map, source: source.into() })
+}
+
+/// The map as the newest earlier version left it, if it has the same shape and meaning. One that cannot be opened is not
+/// taken over: the new one is made and filled anew.
+fn inherited(bpffs: &Path, spec: &'static MapSpec) -> Result<Option<MapData>, MapsError> {
+    let mut earlier = other_versions(bpffs)?;
+    earlier.retain(|(version, _)| (spec.since..ABI_VERSION).contains(version));
+    Ok(earlier.into_iter().rev().find_map(|(_, folder)| {
+        let path = folder.join(spec.name);
+        let data = MapData::from_pin(&path).ok()?;
+        compare(&data, spec, &path).ok().map(|()| data)
+    }))
+}
+
+/// The folders of other versions' pins, by version.
+///
+/// # Errors
+/// [`MapsError::List`] when the folder above cannot be read.
+pub fn other_versions(bpffs: &Path) -> Result<Vec<(u32, PathBuf)>, MapsError> {
+    let root = bpffs.join("sluice");
+    let unread = |source| MapsError::List { path: root.clone(), source };
+    let mut versions = Vec::new();
+    for entry in fs::read_dir(&root).map_err(unread)? {
+        let entry = entry.map_err(unread)?;
+        let name = entry.file_name();
+        let version = name.to_str().and_then(|name| name.strip_prefix('v')?.parse().ok());
+        versions
+            .extend(version.filter(|version| *version != ABI_VERSION).map(|version| (version, entry.path())));
+    }
+    versions.sort_unstable();
+    Ok(versions)
 }
 
 /// What is pinned somewhere.

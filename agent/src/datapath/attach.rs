@@ -104,14 +104,32 @@ impl Datapath {
         self.attach(Hook::ToPod, host_ifname, ifindex)
     }
 
-    /// Attaches the programs for packets from and to the network to an uplink; what is attached already stays.
+    /// Sees to it that a pod that an earlier agent attached has its programs; those of another version stay until
+    /// [`Datapath::succeed`].
+    ///
+    /// # Errors
+    /// As [`Datapath::attach_pod`].
+    pub fn keep_pod(&mut self, host_ifname: &str, ifindex: u32) -> Result<(), AttachError> {
+        self.keep([Hook::FromPod, Hook::ToPod], host_ifname, ifindex)
+    }
+
+    /// Attaches the programs for packets from and to the network to an uplink; what is attached already stays, that of
+    /// another version until [`Datapath::succeed`].
     ///
     /// # Errors
     /// [`AttachError`]; a program that was attached before the failing one stays.
     pub fn attach_uplink(&mut self, ifname: &str, ifindex: u32) -> Result<(), AttachError> {
+        self.keep([Hook::FromNetdev, Hook::ToNetdev], ifname, ifindex)
+    }
+
+    fn keep(&mut self, hooks: [Hook; 2], ifname: &str, ifindex: u32) -> Result<(), AttachError> {
         self.attached.insert(ifindex);
-        self.attach(Hook::FromNetdev, ifname, ifindex)?;
-        self.attach(Hook::ToNetdev, ifname, ifindex)
+        for hook in hooks {
+            if !self.wait(hook, ifname, ifindex) {
+                self.attach(hook, ifname, ifindex)?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes what keeps a gone device's links alive.
@@ -123,7 +141,7 @@ impl Datapath {
         }
     }
 
-    fn attach(&mut self, hook: Hook, ifname: &str, ifindex: u32) -> Result<(), AttachError> {
+    pub(super) fn attach(&mut self, hook: Hook, ifname: &str, ifindex: u32) -> Result<(), AttachError> {
         let pin = self.link_pin(hook, ifindex);
         let attached = match self.mechanism {
             Mechanism::Tcx => self.attach_or_keep_tcx(hook, ifname, &pin),
@@ -149,38 +167,44 @@ impl Datapath {
         self.links.join(format!("{ifindex}-{}", hook.name()))
     }
 
-    /// Learns what is attached from the pins and puts the programs in place of their predecessors, also where an
-    /// earlier agent was interrupted in it; nothing changes where they are attached already.
+    /// Learns from the pins what is attached.
+    pub(super) fn learn_attached(&mut self) -> Result<(), AttachError> {
+        let pins = self.link_pins()?;
+        self.attached.extend(pins.into_iter().map(|(ifindex, ..)| ifindex));
+        Ok(())
+    }
+
+    /// Puts the programs in place of their predecessors, also where an earlier agent was interrupted in it; nothing changes
+    /// where they are attached already.
     pub(super) fn take_over(&mut self) -> Result<(), AttachError> {
-        let all = |source| AttachError {
-            hook: Hook::FromPod,
-            device: "every device".to_owned(),
-            source: AttachCause::Folder(source),
-        };
-        for entry in fs::read_dir(&self.links).map_err(all)? {
-            let path = entry.map_err(all)?.path();
-            let Some((ifindex, hook)) = path.file_name().and_then(|name| parse_pin(name.to_str()?)) else {
-                continue;
-            };
-            self.attached.insert(ifindex);
+        for (ifindex, hook, path) in self.link_pins()? {
+            let failed = |source| AttachError { hook, device: format!("interface {ifindex}"), source };
             match replace(self.program(hook), &path) {
                 Ok(()) => {}
                 // The device is gone, and its other link has a pin of its own; the reconciler finds out too.
                 Err(AttachCause::Program(error)) if is_defunct(&error) => {
                     self.attached.remove(&ifindex);
-                    let unpinned = fs::remove_file(&path).map_err(AttachCause::Unpin);
-                    unpinned.map_err(|source| AttachError {
-                        hook,
-                        device: format!("interface {ifindex}"),
-                        source,
-                    })?;
+                    fs::remove_file(&path).map_err(AttachCause::Unpin).map_err(failed)?;
                 }
-                Err(source) => {
-                    return Err(AttachError { hook, device: format!("interface {ifindex}"), source });
-                }
+                Err(source) => return Err(failed(source)),
             }
         }
         Ok(())
+    }
+
+    fn link_pins(&self) -> Result<Vec<(u32, Hook, PathBuf)>, AttachError> {
+        let unread = |source| AttachError {
+            hook: Hook::FromPod,
+            device: "every device".to_owned(),
+            source: AttachCause::Folder(source),
+        };
+        let mut pins = Vec::new();
+        for entry in fs::read_dir(&self.links).map_err(unread)? {
+            let path = entry.map_err(unread)?.path();
+            let named = path.file_name().and_then(|name| parse_pin(name.to_str()?));
+            pins.extend(named.map(|(ifindex, hook)| (ifindex, hook, path)));
+        }
+        Ok(pins)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The programs in the kernel: loaded or taken over, attached to devices, kept alive by pins.
 //!
-//! [`loader`] loads and pins, [`attach`] attaches, [`clsact`] removes filters, [`sweep`] forgets flows that have expired;
-//! [`socket`] does all of it for the programs that see the node's own processes, in the cgroup that [`cgroup`] finds.
+//! [`loader`] loads and pins, [`attach`] attaches, [`succession`] takes over from another version, [`clsact`] removes filters,
+//! [`sweep`] forgets flows that have expired; [`socket`] does all of it for the programs that see the node's own processes, in the cgroup that [`cgroup`] finds.
 //!
 //! **Invariant: the agent's death changes nothing.** Maps, programs and links are pinned under the ABI's folder; an
 //! agent that starts with the same object and the same globals finds its programs there and loads none.
@@ -14,6 +14,7 @@ mod cgroup;
 mod clsact;
 mod loader;
 mod socket;
+mod succession;
 mod sweep;
 
 use std::{
@@ -26,11 +27,13 @@ use std::{
 use aya::programs::{ProgramError, SchedClassifier};
 use sluice_abi::{Hook, maps};
 use sluice_maps::{Maps, MapsError};
+use succession::Waiting;
 
 pub use attach::{AttachError, Mechanism};
 pub use cgroup::{CgroupError, CgroupRoot};
 pub use clsact::{ClsactError, remove_filters};
 pub use socket::{SocketError, Sockets};
+pub use succession::SuccessionError;
 pub use sweep::{Swept, purge, sweep};
 
 /// How the programs are to be loaded.
@@ -110,10 +113,13 @@ pub struct Datapath {
     to_netdev: SchedClassifier,
     attached: BTreeSet<u32>,
     sockets: Option<Sockets>,
+    /// While programs of another version are at work.
+    waiting: Option<Waiting>,
 }
 
 impl Datapath {
-    /// Opens the maps, loads the programs or takes them over, and puts them in place of their predecessors.
+    /// Opens the maps, loads the programs or takes them over, and puts them in place of their predecessors; in place of
+    /// another version's only with [`Datapath::succeed`].
     ///
     /// # Errors
     /// Any [`LoadError`].
@@ -131,8 +137,8 @@ impl Datapath {
         let loaded = loader::load(config, &maps, &pins.join("programs"))?;
         let links = pins.join("links");
         make_folder(&links)?;
+        let waiting = succession::move_links(&maps)?;
         let [from_pod, to_pod, from_netdev, to_netdev] = loaded.programs;
-        let attached = BTreeSet::new();
         let mut datapath = Self {
             maps,
             links,
@@ -141,10 +147,14 @@ impl Datapath {
             to_pod,
             from_netdev,
             to_netdev,
-            attached,
+            attached: BTreeSet::new(),
             sockets: None,
+            waiting,
         };
-        datapath.take_over().map_err(LoadError::Replace)?;
+        datapath.learn_attached().map_err(LoadError::Replace)?;
+        if !datapath.is_waiting() {
+            datapath.take_over().map_err(LoadError::Replace)?;
+        }
         loader::remove_others(&pins.join("programs"), &loaded.digest)?;
         Ok(datapath)
     }

@@ -81,7 +81,7 @@ impl Reconciler {
 
     /// Attaches the programs of a recovered endpoint, or notes that it has none: it is not in force until it has.
     fn attach_again(&mut self, endpoint: &LocalEndpoint) {
-        match self.datapath.attach_pod(&endpoint.host_ifname, endpoint.ifindex) {
+        match self.datapath.keep_pod(&endpoint.host_ifname, endpoint.ifindex) {
             Ok(()) => drop(self.bare.remove(&endpoint.id)),
             Err(error) => {
                 error!(endpoint = endpoint.id.0, error = %Causes(&error), "programs not attached again");

@@ -44,7 +44,7 @@ use uplinks::Uplinks;
 use crate::{
     apply::{ApplyError, apply, read_actual},
     causes::Causes,
-    datapath::{Datapath, Swept, purge, sweep},
+    datapath::{CgroupRoot, Datapath, SuccessionError, Swept, purge, sweep},
     health_checks::HealthChecks,
     metrics::{Metrics, State},
     netlink::{self, Addresses, Snapshot, Uplink},
@@ -93,6 +93,17 @@ pub struct Inputs {
     pub requests: mpsc::Receiver<Request>,
 }
 
+/// Why a plan is not in force.
+#[derive(Debug, thiserror::Error)]
+enum PlanError {
+    /// A step was refused.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// It is, in the maps, but not in the programs.
+    #[error(transparent)]
+    Programs(#[from] SuccessionError),
+}
+
 /// The state and its owner.
 #[derive(Debug)]
 pub struct Reconciler {
@@ -100,6 +111,8 @@ pub struct Reconciler {
     differ: Differ,
     actual: Actual,
     datapath: Datapath,
+    /// Whose processes reach Services; `None`: nobody's of the node.
+    cgroup: Option<CgroupRoot>,
     topology: Topology,
     endpoints: BTreeMap<EndpointId, LocalEndpoint>,
     in_force: BTreeSet<EndpointId>,
@@ -152,6 +165,7 @@ impl Reconciler {
             differ: Differ::new(Limits::default()),
             actual,
             datapath,
+            cgroup: None,
             topology,
             endpoints: BTreeMap::new(),
             in_force: BTreeSet::new(),
@@ -178,6 +192,11 @@ impl Reconciler {
         reconciler.take_network(netlink::Event::Uplinks(network.uplinks));
         reconciler.take_network(netlink::Event::Addresses(network.addresses));
         Ok(reconciler)
+    }
+
+    /// Lets the node's own processes reach Services from the first plan on, where the kernel does; the rest works without.
+    pub fn serve_sockets(&mut self, root: Option<CgroupRoot>) {
+        self.cgroup = root;
     }
 
     /// Works until an input ends, or the pins are gone.
@@ -359,7 +378,7 @@ impl Reconciler {
         }
     }
 
-    fn plan_and_execute(&mut self) -> Result<(), ApplyError> {
+    fn plan_and_execute(&mut self) -> Result<(), PlanError> {
         let begun = Instant::now();
         let (desired, changes) = self.compiler.desired_changes();
         let Outcome { mut plan, rejected, in_force } = self.differ.plan(desired, &changes, &self.actual);
@@ -368,6 +387,7 @@ impl Reconciler {
         let is_grace = |step: &Step| matches!(step, Step::Grace);
         let clearing_up = plan.split_off(plan.iter().position(is_grace).unwrap_or(plan.len()));
         self.execute(&plan)?;
+        self.put_programs_in_place()?;
         self.metrics.plan_seconds.observe(begun.elapsed().as_secs_f64());
         self.in_force = in_force.difference(&self.bare).copied().collect();
         self.answer_waiters();
@@ -377,6 +397,25 @@ impl Reconciler {
         if self.published.send_if_modified(|published| !std::mem::replace(&mut published.ready, true)) {
             info!(steps = plan.len() + clearing_up.len(), "first plan in force");
             release_memory();
+        }
+        Ok(())
+    }
+
+    /// With the first plan the maps hold what programs need that waited for it.
+    fn put_programs_in_place(&mut self) -> Result<(), SuccessionError> {
+        if self.published.borrow().ready {
+            return Ok(());
+        }
+        if self.datapath.is_waiting() {
+            self.datapath.succeed()?;
+            info!("programs are in place of another version's");
+        }
+        match self.datapath.serve_sockets(self.cgroup.as_ref()) {
+            Ok(Some(cgroup)) => info!(cgroup = %cgroup.display(), "node's own processes reach Services"),
+            Ok(None) => info!("node's own processes are not led to Services"),
+            Err(error) => {
+                warn!(error = %Causes(&error), "node's own processes do not reach Services (see --cgroup-root); pods do");
+            }
         }
         Ok(())
     }

@@ -1,15 +1,24 @@
 //! Services: who answers behind a cluster address.
 
-use std::{collections::BTreeSet, net::IpAddr};
-
-use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
-use sluice_tests::topology::{
-    Cluster, Pod, PodSpec, objects,
-    traffic::{Listen, Probe, Server},
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
 };
 
-use crate::{answers, expect, is_refused};
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use sluice_abi::ABI_VERSION;
+use sluice_tests::topology::{
+    AgentOptions, Cluster, PATIENCE, Pod, PodSpec,
+    namespace::words_of,
+    objects,
+    traffic::{Connection, Listen, Probe, Server},
+};
+
+use crate::{answers, expect, is_refused, network_policy};
 
 const ADDRESSES: [&str; 2] = ["10.96.0.80", "fd00:10:96::80"];
 const PORTS: [Listen; 2] = [Listen::Echo(8000), Listen::Udp(5353)];
@@ -85,4 +94,57 @@ fn port_unreachable_finds_its_way_back_through_a_cluster_address() -> Result<()>
         addresses().into_iter().flat_map(probes).map(move |probe| is_refused(client, probe))
     });
     expect(&refused.collect::<Vec<_>>())
+}
+
+/// A new ABI has maps of its own. This one is the present under an older name, without maps that a plan fills.
+#[test]
+fn an_agent_of_another_abi_takes_over_flows_and_loses_no_connection() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    let client = cluster.pod(1, &PodSpec::new("client", "client"))?;
+    let backends = ["echo-1", "echo-2"].map(|name| cluster.pod(1, &PodSpec::new(name, "echo")));
+    let backends = backends.into_iter().collect::<Result<Vec<_>>>()?;
+    cluster.objects.put("service", &service(&backends.iter().collect::<Vec<_>>()))?;
+    let only_client = json!({"ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "client"}}}]}]});
+    cluster.objects.put("policy", &network_policy("only-the-client", "echo", &only_client))?;
+    cluster.settle()?;
+    let serve = |pod: &Pod<'_>| Server::start(&pod.netns, &pod.name, &PORTS);
+    let _servers = backends.iter().map(serve).collect::<Result<Vec<_>>>()?;
+    let targets = addresses().map(|ip| SocketAddr::from((ip, 80)));
+    let open = |to| Connection::open(&client.netns, to);
+    let mut flows = targets.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+
+    let node = cluster.node(1);
+    node.stop_agent(Signal::SIGTERM)?;
+    let pins = node.sluice_json("status")?["pins"].as_str().context("the pins' folder")?.to_owned();
+    let older = format!("{}/v{}", pins.rsplit_once('/').context("a folder")?.0, ABI_VERSION - 1);
+    let script = format!(
+        "mv {pins} {older} && cd {older} && rm INTERFACES BACKENDS RULES IPCACHE IPCACHE_CIDRS ENDPOINTS FRONTENDS SLOTS NODE"
+    );
+    words_of(&node.command("sh")?.args(["-c", &script]).output().context("starting sh")?)?;
+    let stop = AtomicBool::new(false);
+    let answered = thread::scope(|scope| -> Result<usize> {
+        let asking = scope.spawn(|| -> Result<usize> {
+            let mut count = 0;
+            while !stop.load(Ordering::Relaxed) || count < 8 {
+                for to in targets {
+                    let answer = Probe::Tcp(to).answer(&client.netns)?;
+                    answer.with_context(|| format!("connection {count} to {to} got no answer"))?;
+                    count += 1;
+                }
+            }
+            Ok(count)
+        });
+        let ready = node.spawn_agent(&AgentOptions::default()).and_then(|()| node.await_ready());
+        stop.store(true, Ordering::Relaxed);
+        let answered = asking.join().expect("no panic");
+        ready?;
+        answered
+    })?;
+    println!("{answered} connections meanwhile, all answered");
+    for flow in &mut flows {
+        assert!(flow.echoes(PATIENCE)?, "a flow through the Service lives on");
+    }
+    let left = node.command("test")?.args(["-e", &older]).status().context("starting test")?;
+    assert!(!left.success(), "the older version's pins are gone");
+    Ok(())
 }
