@@ -32,6 +32,8 @@ pub enum Task {
     Install(Installation),
     /// Remove what was made.
     Cleanup(Paths),
+    /// Wait for a signal.
+    Pause,
 }
 
 /// What is put in place, and where.
@@ -125,6 +127,7 @@ impl TryFrom<Args> for Task {
             Command::Run => Config::try_from(args.options).map(Box::new).map(Self::Run),
             Command::Install(install) => installation(&install, &args.options).map(Self::Install),
             Command::Cleanup => paths(&args.options).map(Self::Cleanup),
+            Command::Pause => Ok(Self::Pause),
         }
     }
 }
@@ -380,6 +383,7 @@ mod tests {
     #[test]
     fn cleanup_and_install_need_no_node() {
         assert!(matches!(parse("cleanup"), Ok(Task::Cleanup(_))));
+        assert!(matches!(parse("pause"), Ok(Task::Pause)));
         let installed = parse("install --cni-bin-dir /opt/cni/bin --bin-dir /usr/local/bin --mount-bpffs");
         let Ok(Task::Install(installation)) = installed else { panic!("{installed:?}") };
         assert_eq!(installation.bpffs, Some("/sys/fs/bpf".into()));

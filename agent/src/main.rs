@@ -15,7 +15,7 @@ use sluice_agent::{
     config::Task,
     install::install,
     options::{Args, LogFormat},
-    run::run,
+    run::{pause, run},
 };
 use tracing::error;
 use tracing_subscriber::EnvFilter;
@@ -44,6 +44,7 @@ fn start() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Run(config) => runtime.block_on(run(*config)).map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Task::Pause => runtime.block_on(pause()).map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Task::Cleanup(paths) => {
             let left = runtime.block_on(cleanup(&paths));
             for cause in &left {

@@ -37,6 +37,8 @@ pub enum Command {
     /// keep their interfaces and addresses, without policy and Services, and as long as there are any the conflist stays for
     /// their end. With --cni-bin-dir the plugin goes along with the conflist.
     Cleanup,
+    /// Do nothing until SIGTERM or SIGINT: keeps a pod ready whose init container has done its work.
+    Pause,
 }
 
 /// What is installed where.

@@ -148,6 +148,15 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     }
 }
 
+/// Waits until a signal ends it.
+///
+/// # Errors
+/// [`RunError::Signal`].
+pub async fn pause() -> Result<(), RunError> {
+    stop_signal()?.await;
+    Ok(())
+}
+
 fn datapath_config(config: &Config) -> DatapathConfig {
     DatapathConfig {
         related_icmp: config.related_icmp,

@@ -6,6 +6,7 @@ mod changes;
 mod names;
 mod outside;
 mod restarts;
+mod uninstall;
 
 use std::sync::OnceLock;
 
