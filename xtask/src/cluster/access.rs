@@ -20,6 +20,7 @@ use super::{
 pub(crate) struct Access {
     place: Place,
     api_server: SocketAddr,
+    nodes: u8,
 }
 
 impl Access {
@@ -31,7 +32,7 @@ impl Access {
         let place: Place = name.parse().map_err(anyhow::Error::msg)?;
         components::e2e()?;
         up::run(&place, options)?;
-        Ok(Self { place, api_server: plan::api_server(options.families) })
+        Ok(Self { place, api_server: plan::api_server(options.families), nodes: options.nodes })
     }
 
     /// A program of this machine that runs in the control plane's network namespace, as administrator.
@@ -45,6 +46,11 @@ impl Access {
     /// Where the API server answers.
     pub(crate) fn api_server(&self) -> SocketAddr {
         self.api_server
+    }
+
+    /// How many nodes there are.
+    pub(crate) fn nodes(&self) -> u8 {
+        self.nodes
     }
 
     /// Applies objects, as YAML.

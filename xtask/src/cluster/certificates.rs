@@ -50,6 +50,22 @@ pub(super) fn write_kubeconfigs(place: &Place, nodes: u8, families: Families) ->
     Ok(())
 }
 
+/// Paths of certificate and key of a server that nobody checks: what agnhost's `porter` serves TLS with. Made when missing.
+///
+/// # Errors
+/// When one cannot be made or written.
+pub(super) fn localhost() -> Result<[PathBuf; 2]> {
+    let store = Store { folder: place::components() };
+    let [certificate, key_file] = ["crt", "key"].map(|extension| store.path("localhost", extension));
+    if !(certificate.exists() && key_file.exists()) {
+        let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
+        let signed = signed.context("making a certificate for localhost")?;
+        place::write(&key_file, &signed.signing_key.serialize_pem())?;
+        place::write(&certificate, &signed.cert.pem())?;
+    }
+    Ok([certificate, key_file])
+}
+
 fn kubeconfig(place: &Place, user: &str, server: &str) -> String {
     let (name, pki) = (place.name(), place.pki());
     let pki = pki.display();

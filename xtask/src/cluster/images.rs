@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
-use super::{components, place};
+use super::{certificates, components, place};
 use crate::{
     command,
     oci::{self, Arch, Contents, Entry, Image},
@@ -133,8 +133,13 @@ fn images() -> Result<Vec<Image>> {
 /// The root file system of test pods.
 fn tools() -> Result<Vec<Entry>> {
     let components = place::components();
+    let [certificate, key] = certificates::localhost()?;
     let mut files = vec![
         file("agnhost", &components.join("agnhost")),
+        // A name server of its own, for specs that need another than the cluster's.
+        file("coredns", &components.join("coredns")),
+        file("localhost.crt", &certificate),
+        file("localhost.key", &key),
         file("regression-issue-74839", &components.join("regression-issue-74839")),
         link("agnhost-2", "agnhost"),
         directory("tmp", 0o1777),

@@ -83,6 +83,11 @@ pub(in crate::cluster) fn ctr_import<'a>(ctr: &'a mut Command, archive: &Path) -
     ctr.args(["--namespace", "k8s.io", "images", "import", "--local"]).arg(archive)
 }
 
+/// Three zones, which more nodes share.
+const fn zone(node: u8) -> u8 {
+    (node - 1) % 3 + 1
+}
+
 fn kubelet(place: &Place, node: Machine, options: &Options) -> Command {
     let folder: PathBuf = place.machine(node);
     let Machine::Node(number) = node else { unreachable!("only nodes have a kubelet") };
@@ -92,7 +97,7 @@ fn kubelet(place: &Place, node: Machine, options: &Options) -> Command {
         .arg(format!("--kubeconfig={}", place.pki().join(format!("{node}.conf")).display()))
         .arg(format!("--hostname-override={node}"))
         .arg(format!("--node-ip={}", plan::comma_separated(&node.addresses(options.families))))
-        .arg(format!("--node-labels=topology.kubernetes.io/zone=zone-{number}"))
+        .arg(format!("--node-labels=topology.kubernetes.io/zone=zone-{}", zone(number)))
         .args(["--root-dir=/var/lib/kubelet", "--v=2"]);
     command
 }

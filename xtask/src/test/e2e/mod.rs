@@ -36,9 +36,9 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Whether specs are asked for that need a third node.
-    fn is_wide(&self) -> bool {
-        self.all || self.focus.is_some()
+    /// As many nodes as the specs that are asked for need: one of all needs two in each of three zones.
+    fn nodes(&self) -> u8 {
+        if self.all || self.focus.is_some() { 6 } else { 2 }
     }
 }
 
@@ -78,7 +78,7 @@ fn build_scenarios() -> Result<Vec<build::Executable>> {
 pub(super) fn layer(report: &mut Report, built: &[build::Executable], args: &Args) {
     report.heading("a real Kubernetes");
     if let Some(access) =
-        report.check("cluster with Sluice", install::bring_up(if args.is_wide() { 3 } else { 2 }))
+        report.check("cluster with Sluice", install::bring_up(args.nodes()))
     {
         if args.focus.is_none() {
             scenarios(report, built, args.scenario.as_deref());

@@ -106,6 +106,8 @@ fn ginkgo(suite: &Suite, focus: Option<&str>, cluster: &cluster::Access, report:
         .arg(bin.join("e2e.test"))
         .arg("--")
         .arg(format!("--kubeconfig={}", cluster.kubeconfig().display()))
+        // Without it specs for several nodes leave themselves out.
+        .arg(format!("--num-nodes={}", cluster.nodes()))
         .args(["--provider=skeleton", "--disable-log-dump", "--dump-logs-on-failure=false"])
         .args(["--allowed-not-ready-nodes=0", "--delete-namespace-on-failure=true"]);
     Ok(ginkgo)
