@@ -77,9 +77,7 @@ fn build_scenarios() -> Result<Vec<build::Executable>> {
 /// The layer, as a part of all tests.
 pub(super) fn layer(report: &mut Report, built: &[build::Executable], args: &Args) {
     report.heading("a real Kubernetes");
-    if let Some(access) =
-        report.check("cluster with Sluice", install::bring_up(args.nodes()))
-    {
+    if let Some(access) = report.check("cluster with Sluice", install::bring_up(args.nodes())) {
         if args.focus.is_none() {
             scenarios(report, built, args.scenario.as_deref());
         }
