@@ -7,22 +7,26 @@
 //!  pods 10.244.N.0/24, fd00:10:244:N::/64 behind node N
 //! ```
 //!
-//! Start at [`Cluster::start`], then [`Cluster::pod`] and [`traffic`]. [`node`] has what lives on a node, [`objects`]
+//! Start at [`Cluster::start`], then [`Cluster::pod`] and [`traffic`]; [`load`] is traffic that goes on while something
+//! changes. [`node`] has what lives on a node, [`objects`]
 //! the folder of Kubernetes objects that all agents watch, [`namespace`] what all is made of.
 //!
 //! **Invariant: nothing has a name.** Namespaces, with the file systems mounted in them, are held by open files of this
 //! process; processes in them die with the thread that started them. So nothing is left, however this process ends.
 
+pub mod load;
 pub mod namespace;
 pub mod node;
 pub mod objects;
 pub mod pod;
+pub mod server;
 pub mod traffic;
 
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -62,6 +66,8 @@ pub struct Cluster {
     /// The host outside.
     pub outside: Netns,
     nodes: Vec<Node>,
+    /// Which of two markers says that something is in force.
+    turn: AtomicBool,
     /// Holds the file system that has the objects.
     _shared: Mounts,
     /// Holds the processes of all nodes; each agent tells its own by their network namespace.
@@ -91,7 +97,8 @@ impl Cluster {
         for node in &nodes {
             objects.put(&format!("node-{}", node.number), &node.object())?;
         }
-        Ok(Self { objects, router, outside, nodes, _shared: shared, _cgroup: cgroup })
+        let turn = AtomicBool::default();
+        Ok(Self { objects, router, outside, nodes, turn, _shared: shared, _cgroup: cgroup })
     }
 
     /// Makes a cluster and starts an agent on every node.
@@ -144,19 +151,36 @@ impl Cluster {
     /// When an agent does not keep up.
     pub fn settle(&self) -> Result<()> {
         const MARKER: &str = "zz-settle";
-        self.objects.put(MARKER, &objects::marker())?;
-        self.await_marker(true)?;
+        self.objects.put(MARKER, &objects::marker(objects::MARKER))?;
+        self.await_marker(objects::MARKER, true)?;
         self.objects.delete(MARKER)?;
-        self.await_marker(false)
+        self.await_marker(objects::MARKER, false)
     }
 
-    fn await_marker(&self, is_there: bool) -> Result<()> {
+    /// The same for what was written, much sooner: a file that was removed counts as gone only after a while.
+    ///
+    /// Two markers take turns in a file. One that has come is in a plan with, or after, all that was written before it;
+    /// when the other has come in its place, that plan is done.
+    ///
+    /// # Errors
+    /// When an agent does not keep up.
+    pub fn settle_written(&self) -> Result<()> {
+        for _ in 0..2 {
+            let turn = self.turn.fetch_xor(true, Ordering::Relaxed);
+            let [now, before] = if turn { [1, 2] } else { [2, 1] };
+            self.objects.put("zz-settle-written", &objects::marker(now))?;
+            self.await_marker(now, true)?;
+            self.await_marker(before, false)?;
+        }
+        Ok(())
+    }
+
+    fn await_marker(&self, number: u16, is_there: bool) -> Result<()> {
+        let key = objects::marker_key(number);
         for node in self.nodes.iter().filter(|node| node.has_agent()) {
             let maps = node.maps()?;
-            eventually("an agent takes in a change", || {
-                Ok(maps.frontends.get(&objects::marker_key())?.is_some() == is_there)
-            })
-            .with_context(|| node.name.clone())?;
+            eventually("an agent takes in a change", || Ok(maps.frontends.get(&key)?.is_some() == is_there))
+                .with_context(|| node.name.clone())?;
         }
         Ok(())
     }

@@ -46,6 +46,14 @@ impl Netns {
         })
     }
 
+    /// The same namespace, held once more.
+    ///
+    /// # Errors
+    /// When there can be no more open files.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self { file: self.file.try_clone().context("duplicating a namespace's file")? })
+    }
+
     /// A path under which every process finds it while this one lives.
     pub fn path(&self) -> PathBuf {
         path_of(&self.file)

@@ -64,6 +64,11 @@ impl Objects {
     }
 }
 
+/// A Service in the namespace `default`.
+pub fn service(name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "default", "name": name}, "spec": spec})
+}
+
 /// An EndpointSlice of `service` for each address family that `addresses` has, as its controller would write it.
 pub fn slices(namespace: &str, service: &str, ports: &Value, endpoints: &[SliceMember<'_>]) -> Value {
     let of_family = |family: &str, index: usize| {
@@ -89,37 +94,87 @@ pub struct SliceMember<'a> {
     pub node: &'a str,
     /// Its addresses, IPv4 and IPv6.
     pub addresses: [std::net::IpAddr; 2],
+    /// How far it is.
+    pub conditions: Conditions,
+    /// For whom it is meant.
+    pub hint: Hint<'a>,
+}
+
+/// How far a pod is, as the EndpointSlice controller tells (`conditions` of EndpointSlice v1).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Conditions {
+    /// Not ready, or not any more.
+    Unready,
+    /// Ready.
+    #[default]
+    Ready,
+    /// It is being deleted, and its readiness probe still succeeds.
+    Ending,
+    /// It is being deleted, and its readiness probe fails.
+    Ended,
+}
+
+/// For whom an endpoint is meant (`hints` of EndpointSlice v1).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Hint<'a> {
+    /// Everybody.
+    #[default]
+    None,
+    /// Clients in a zone.
+    Zone(&'a str),
+    /// Clients on a node.
+    Node(&'a str),
 }
 
 impl SliceMember<'_> {
+    /// The same in another condition.
+    #[must_use]
+    pub fn is(self, conditions: Conditions) -> Self {
+        Self { conditions, ..self }
+    }
+
     fn value(&self, family: usize) -> Value {
-        json!({
+        let [ready, serving, terminating] = match self.conditions {
+            Conditions::Unready => [false, false, false],
+            Conditions::Ready => [true, true, false],
+            Conditions::Ending => [false, true, true],
+            Conditions::Ended => [false, false, true],
+        };
+        let mut value = json!({
             "addresses": [self.addresses[family]], "nodeName": self.node,
-            "conditions": {"ready": true, "serving": true, "terminating": false},
+            "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
             "targetRef": {"kind": "Pod", "name": self.pod},
-        })
+        });
+        match self.hint {
+            Hint::None => {}
+            Hint::Zone(zone) => value["hints"] = json!({"forZones": [{"name": zone}]}),
+            Hint::Node(node) => value["hints"] = json!({"forNodes": [{"name": node}]}),
+        }
+        value
     }
 }
 
 const MARKER_ADDRESS: [u8; 4] = [10, 96, 255, 254];
-const MARKER_PORT: u16 = 65_535;
+/// The marker of `Cluster::settle`; others are those of `Cluster::settle_written`.
+pub(super) const MARKER: u16 = 65_535;
 
-/// The Service that `Cluster::settle` uses.
-pub(super) fn marker() -> Value {
+/// The Service by which a cluster sees that an agent has read something; its port is the number.
+pub(super) fn marker(number: u16) -> Value {
     json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "default", "name": "settle"},
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": "default", "name": format!("settle-{number}")},
         "spec": {
             "clusterIPs": [std::net::Ipv4Addr::from(MARKER_ADDRESS)],
-            "ports": [{"port": MARKER_PORT, "protocol": "TCP"}],
+            "ports": [{"port": number, "protocol": "TCP"}],
         },
     })
 }
 
 /// Its frontend.
-pub(super) fn marker_key() -> FrontendKey {
+pub(super) fn marker_key(number: u16) -> FrontendKey {
     FrontendKey {
         addr: Addr::v4(MARKER_ADDRESS),
-        port: MARKER_PORT.to_be_bytes(),
+        port: number.to_be_bytes(),
         protocol: protocol::TCP,
         scope: FrontendScope::Internal as u8,
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     namespace::Netns,
     node::{Container, Node},
-    objects::{Objects, SliceMember},
+    objects::{Conditions, Hint, Objects, SliceMember},
 };
 
 /// What a pod is made from.
@@ -124,7 +124,13 @@ impl<'c> Pod<'c> {
 
     /// The pod in an EndpointSlice.
     pub fn slice_member(&self) -> SliceMember<'_> {
-        SliceMember { pod: &self.name, node: &self.node.name, addresses: self.addresses }
+        SliceMember {
+            pod: &self.name,
+            node: &self.node.name,
+            addresses: self.addresses,
+            conditions: Conditions::Ready,
+            hint: Hint::None,
+        }
     }
 
     /// Stops it as kubelet and runtime do: DEL, then its object goes.

@@ -1,40 +1,19 @@
-//! Real traffic: servers that answer with their own name, and probes that say what came back.
+//! Real traffic: probes that say what came back from a [`Server`].
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsFd as _,
-    panic,
-    thread::{self, JoinHandle},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    panic, thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use anyhow::{Context as _, Result, ensure};
 
+pub use super::server::{Listen, Server};
 use super::{PATIENCE, namespace::Netns};
 
 /// How long a probe waits for what should not come.
 pub const SILENCE: Duration = Duration::from_millis(300);
-
-/// What a server listens to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Listen {
-    /// TCP: says its name and a line feed, then sends back what it gets.
-    Echo(u16),
-    /// TCP: says its name and a line feed, takes everything, and at its end says how many bytes that were.
-    Sink(u16),
-    /// UDP: answers each datagram with its name.
-    Udp(u16),
-}
-
-/// A thread in a namespace that serves until this is dropped.
-#[derive(Debug)]
-pub struct Server {
-    /// Closed, it ends the thread.
-    stop: Option<io::PipeWriter>,
-    thread: Option<JoinHandle<()>>,
-}
 
 /// What came back.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -56,32 +35,6 @@ pub enum Probe {
     Udp(SocketAddr),
     /// An ICMP or ICMPv6 echo request.
     Ping(IpAddr),
-}
-
-impl Server {
-    /// Starts to serve on every address in the namespace.
-    ///
-    /// # Errors
-    /// When a port is taken.
-    pub fn start(netns: &Netns, name: &str, listen: &[Listen]) -> Result<Self> {
-        let (stopped, stop) = io::pipe().context("making a pipe")?;
-        let sockets =
-            netns.enter(|| listen.iter().map(|listen| Socket::bind(*listen)).collect::<io::Result<Vec<_>>>());
-        let sockets = sockets.with_context(|| format!("listening to {listen:?}"))?;
-        let name = name.to_owned();
-        let thread = thread::spawn(move || serve(&name, sockets, &stopped));
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.take();
-        if let Some(thread) = self.thread.take() {
-            // Its panic was printed.
-            let _ = thread.join();
-        }
-    }
 }
 
 impl Probe {
@@ -240,6 +193,62 @@ pub fn transfer(from: &Netns, to: SocketAddr, len_bytes: usize, limit: Duration)
     }
 }
 
+/// Sends `len_bytes` to an echoing server and reads them back, both at once: large packets go both ways.
+///
+/// # Errors
+/// When the connection cannot be made, breaks, stands still for [`PATIENCE`], or gives back something else.
+pub fn there_and_back(from: &Netns, to: SocketAddr, len_bytes: usize) -> Result<()> {
+    let run = || {
+        let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        read_line(&mut stream)?;
+        let sent: Vec<u8> = (0..len_bytes).map(|at| (at % 251) as u8).collect();
+        let mut got = vec![0; len_bytes];
+        let mut writer = stream.try_clone()?;
+        thread::scope(|scope| {
+            let writing = scope.spawn(|| writer.write_all(&sent));
+            stream.read_exact(&mut got)?;
+            writing.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+        })?;
+        Ok::<_, io::Error>(got == sent)
+    };
+    let same = from.enter(run).with_context(|| format!("exchanging {len_bytes} bytes with {to}"))?;
+    ensure!(same, "{to} gave back something else");
+    Ok(())
+}
+
+/// Sends one datagram of this size and waits for the same to come back, again for as long as [`PATIENCE`] lasts: the
+/// first ones may only teach their senders how large a packet may be.
+///
+/// # Errors
+/// When none comes back.
+pub fn large_datagram(from: &Netns, to: SocketAddr, len_bytes: usize) -> Result<()> {
+    let run = || {
+        let socket = UdpSocket::bind((any(to), 0))?;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(SILENCE))?;
+        let sent: Vec<u8> = (0..len_bytes).map(|at| (at % 251) as u8).collect();
+        let mut got = vec![0; len_bytes + 1];
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            socket.send(&sent)?;
+            match socket.recv(&mut got) {
+                Ok(len) => return Ok(got[..len] == *sent),
+                Err(error) if is_silence(&error) && Instant::now() < deadline => {}
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    let same = from.enter(run).with_context(|| format!("sending a datagram of {len_bytes} bytes to {to}"))?;
+    ensure!(same, "{to} gave back something else");
+    Ok(())
+}
+
+pub(super) fn any(like: SocketAddr) -> IpAddr {
+    if like.is_ipv4() { IpAddr::from([0; 4]) } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
 fn is_silence(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
 }
@@ -261,8 +270,7 @@ fn tcp(to: SocketAddr, limit: Duration) -> io::Result<String> {
 }
 
 fn udp(to: SocketAddr, limit: Duration) -> io::Result<String> {
-    let any: IpAddr = if to.is_ipv4() { IpAddr::from([0; 4]) } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0))?;
+    let socket = UdpSocket::bind((any(to), 0))?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(limit))?;
     socket.send(b"who are you?")?;
@@ -288,7 +296,7 @@ fn ping(to: IpAddr, limit: Duration) -> io::Result<String> {
 }
 
 /// A line without its end. Byte by byte: what follows is for the next reader.
-fn read_line(stream: &mut TcpStream) -> io::Result<String> {
+pub(super) fn read_line(stream: &mut TcpStream) -> io::Result<String> {
     let mut line = Vec::new();
     let mut byte = [0];
     loop {
@@ -297,85 +305,5 @@ fn read_line(stream: &mut TcpStream) -> io::Result<String> {
             _ if byte == *b"\n" => return Ok(String::from_utf8_lossy(&line).into_owned()),
             _ => line.extend(byte),
         }
-    }
-}
-
-#[derive(Debug)]
-enum Socket {
-    Listener(TcpListener, bool),
-    Udp(UdpSocket),
-    Echo(TcpStream),
-    Sink(TcpStream, usize),
-}
-
-impl Socket {
-    fn bind(listen: Listen) -> io::Result<Self> {
-        let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        Ok(match listen {
-            Listen::Echo(port) => Self::Listener(TcpListener::bind(any(port))?, true),
-            Listen::Sink(port) => Self::Listener(TcpListener::bind(any(port))?, false),
-            Listen::Udp(port) => Self::Udp(UdpSocket::bind(any(port))?),
-        })
-    }
-
-    fn poll_fd(&self) -> PollFd<'_> {
-        let fd = match self {
-            Self::Listener(listener, _) => listener.as_fd(),
-            Self::Udp(socket) => socket.as_fd(),
-            Self::Echo(stream) | Self::Sink(stream, _) => stream.as_fd(),
-        };
-        PollFd::new(fd, PollFlags::POLLIN)
-    }
-
-    /// Does what it is there for, once; a new connection, or `Err` when this one is over.
-    fn work(&mut self, name: &str, buffer: &mut [u8]) -> io::Result<Option<Self>> {
-        match self {
-            Self::Listener(listener, echo) => {
-                let Ok((mut stream, _)) = listener.accept() else { return Ok(None) };
-                // Who has gone already needs no name.
-                let _ = stream.write_all(format!("{name}\n").as_bytes());
-                return Ok(Some(if *echo { Self::Echo(stream) } else { Self::Sink(stream, 0) }));
-            }
-            Self::Udp(socket) => {
-                if let Ok((_, from)) = socket.recv_from(buffer) {
-                    let _ = socket.send_to(name.as_bytes(), from);
-                }
-            }
-            Self::Echo(stream) => match stream.read(buffer)? {
-                0 => return Err(ErrorKind::UnexpectedEof.into()),
-                len => stream.write_all(&buffer[..len])?,
-            },
-            Self::Sink(stream, count) => match stream.read(buffer)? {
-                0 => {
-                    stream.write_all(format!("{count}\n").as_bytes())?;
-                    return Err(ErrorKind::UnexpectedEof.into());
-                }
-                len => *count += len,
-            },
-        }
-        Ok(None)
-    }
-}
-
-fn serve(name: &str, mut sockets: Vec<Socket>, stopped: &io::PipeReader) {
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let mut fds: Vec<_> = sockets.iter().map(Socket::poll_fd).collect();
-        fds.push(PollFd::new(stopped.as_fd(), PollFlags::POLLIN));
-        if poll(&mut fds, PollTimeout::NONE).is_err() {
-            continue; // a signal
-        }
-        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
-        if ready.last() == Some(&true) {
-            return;
-        }
-        let mut next = Vec::with_capacity(sockets.len());
-        for (mut socket, ready) in sockets.into_iter().zip(ready) {
-            match if ready { socket.work(name, &mut buffer) } else { Ok(None) } {
-                Ok(new) => next.extend([Some(socket), new].into_iter().flatten()),
-                Err(_) => drop(socket),
-            }
-        }
-        sockets = next;
     }
 }

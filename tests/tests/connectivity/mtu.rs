@@ -5,7 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::Result;
 use serde_json::json;
 use sluice_tests::topology::{
-    AgentOptions, Cluster, OUTSIDE, PATIENCE, PodSpec, WAN_MTU, objects,
+    AgentOptions, Cluster, OUTSIDE, PATIENCE, PodSpec, WAN_MTU,
+    objects::{self, Conditions, Hint},
     traffic::{Listen, Server, transfer},
 };
 
@@ -63,7 +64,13 @@ fn the_path_mtu_of_a_backend_is_learnt_for_its_cluster_address() -> Result<()> {
         "spec": {"clusterIPs": ADDRESSES, "ports": [{"protocol": "TCP", "port": 80, "targetPort": PORT}]},
     });
     let ports = json!([{"name": "", "protocol": "TCP", "port": PORT}]);
-    let member = objects::SliceMember { pod: "outside", node: "", addresses: OUTSIDE };
+    let member = objects::SliceMember {
+        pod: "outside",
+        node: "",
+        addresses: OUTSIDE,
+        conditions: Conditions::Ready,
+        hint: Hint::None,
+    };
     cluster.objects.put("slices", &objects::slices("default", "outside", &ports, &[member]))?;
     cluster.objects.put("service", &service)?;
     cluster.settle()?;

@@ -221,7 +221,7 @@ fn put_remote_pods(cluster: &Cluster) -> Result<()> {
 }
 
 /// Resident memory of the node's agent.
-fn rss_mib(node: &Node) -> Result<f64> {
+pub(crate) fn rss_mib(node: &Node) -> Result<f64> {
     let pid = node.agent_pid().context("an agent")?;
     let path = format!("/proc/{pid}/status");
     let status = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
