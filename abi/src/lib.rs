@@ -50,7 +50,7 @@ pub use service::{
 pub use text::Text;
 
 /// Version of every layout and meaning in this crate; part of the pin path (`/sys/fs/bpf/sluice/v<ABI>/`).
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Types whose every bit pattern is a value and that have no padding: safe to view as bytes.
 pub trait Plain: Copy {

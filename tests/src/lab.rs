@@ -285,7 +285,7 @@ impl Lab {
         }
         let key =
             FrontendKey { addr: at.ip().into(), port: at.port().to_be_bytes(), protocol, scope: scope as u8 };
-        let frontend = Frontend { count: backends.len() as u32, ..frontend };
+        let frontend = Frontend { count: backends.len() as u32, backends: backends.len() as u32, ..frontend };
         self.maps().frontends.put(&key, &frontend).expect("a frontend");
     }
 
