@@ -286,6 +286,7 @@ impl Lab {
         let key =
             FrontendKey { addr: at.ip().into(), port: at.port().to_be_bytes(), protocol, scope: scope as u8 };
         let frontend = Frontend { count: backends.len() as u32, backends: backends.len() as u32, ..frontend };
+        self.maps().note_port(&key).expect("a port");
         self.maps().frontends.put(&key, &frontend).expect("a frontend");
     }
 
