@@ -100,6 +100,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     preflight::check(&config.paths.bpffs)?;
     let _lock = Lock::take(&config.paths.state_dir)?;
     let mut datapath = Datapath::load(&datapath_config(&config))?;
+    use_xdp(&mut datapath, &config);
     serve_sockets(&mut datapath, config.sockets.as_ref());
     let (monitor, network) = Monitor::start(config.uplinks.clone()).await?;
     let (published, follow) = published::channel(Published::default());
@@ -156,6 +157,13 @@ fn serve_sockets(datapath: &mut Datapath, root: Option<&CgroupRoot>) {
         Err(error) => {
             warn!(error = %Causes(&error), "node's own processes do not reach Services (see --cgroup-root); pods do");
         }
+    }
+}
+
+/// Lets uplinks run XDP, where it is asked for and the kernel does; the rest works without.
+fn use_xdp(datapath: &mut Datapath, config: &Config) {
+    if let Err(error) = datapath.use_xdp(&datapath_config(config), config.xdp) {
+        warn!(error = %Causes(&error), "no uplink runs XDP: packets from outside go through tc");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The programs in the kernel: loaded or taken over, attached to devices, kept alive by pins.
 //!
 //! [`loader`] loads and pins, [`attach`] attaches, [`clsact`] removes filters, [`sweep`] forgets flows that have expired;
+//! [`xdp`] does it for the program that uplinks may run before tc's;
 //! [`socket`] does all of it for the programs that see the node's own processes, in the cgroup that [`cgroup`] finds.
 //!
 //! **Invariant: the agent's death changes nothing.** Maps, programs and links are pinned under the ABI's folder; an
@@ -15,6 +16,7 @@ mod clsact;
 mod loader;
 mod socket;
 mod sweep;
+mod xdp;
 
 use std::{
     collections::BTreeSet,
@@ -32,6 +34,7 @@ pub use cgroup::{CgroupError, CgroupRoot};
 pub use clsact::{ClsactError, remove_filters};
 pub use socket::{SocketError, Sockets};
 pub use sweep::{Swept, purge, sweep};
+pub use xdp::{XdpConfig, XdpError, XdpMode};
 
 /// How the programs are to be loaded.
 #[derive(Clone, Debug)]
@@ -110,6 +113,7 @@ pub struct Datapath {
     to_netdev: SchedClassifier,
     attached: BTreeSet<u32>,
     sockets: Option<Sockets>,
+    xdp: Option<xdp::Loaded>,
 }
 
 impl Datapath {
@@ -143,6 +147,7 @@ impl Datapath {
             to_netdev,
             attached,
             sockets: None,
+            xdp: None,
         };
         datapath.take_over().map_err(LoadError::Replace)?;
         loader::remove_others(&pins.join("programs"), &loaded.digest)?;
