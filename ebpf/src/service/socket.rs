@@ -12,7 +12,7 @@ use sluice_abi::{
     SocketPeerKey, endpoint_flags, frontend_flags, maps, protocol,
 };
 
-use super::{affinity, lookup, select};
+use super::{affinity, lookup, select, source};
 use crate::{config, drops, endpoint};
 
 /// Cookie of the node's network namespace; 0 while it is not known, when only [`tell_netns`] does something.
@@ -72,6 +72,9 @@ pub(crate) fn connect(ctx: &SockAddrContext, to: &Place, protocol: u8, nobody: A
     let Some(frontend) = frontend(to, protocol) else {
         return Outcome::Untouched;
     };
+    if !may_use(frontend, to) {
+        return deny(to, protocol, DropReason::SourceRange);
+    }
     let mut peer = peer_at(to, frontend, BackendId::NONE);
     let mut place = Place { addr: nobody, port: [0; 2] };
     if let Some((id, backend)) = choose(frontend, to, protocol) {
@@ -100,6 +103,7 @@ pub(crate) fn send(ctx: &SockAddrContext, to: &Place, protocol: u8) -> Outcome {
     let kept = kept.and_then(|kept| Some((kept, lookup::backend(kept.backend)?)));
     let (peer, backend) = match kept {
         Some(kept) => kept,
+        None if !may_use(frontend, to) => return deny(to, protocol, DropReason::SourceRange),
         None => {
             let Some((id, backend)) = choose(frontend, to, protocol) else {
                 // The kernel takes no datagram for port 0, and tells a socket that is not connected of no ICMP error.
@@ -142,6 +146,14 @@ fn frontend(to: &Place, protocol: u8) -> Option<&'static Frontend> {
     lookup::find(&key)
 }
 
+/// Whether the node may use the frontend. Which of its addresses the socket will have is not known yet: counted is the one
+/// that the node translates sources to, as kube-proxy counts the node's primary one.
+#[inline(always)]
+fn may_use(frontend: &Frontend, to: &Place) -> bool {
+    frontend.flags & frontend_flags::SOURCE_RANGES == 0
+        || source::node(to.addr.is_v4()).is_some_and(|node| lookup::may_use(frontend, &node.addr))
+}
+
 /// Chooses a backend for a new flow: the one that processes of the node had last where the Service asks for that, else
 /// one at random.
 #[inline(always)]
@@ -155,7 +167,7 @@ fn choose(frontend: &Frontend, to: &Place, protocol: u8) -> Option<(BackendId, &
     };
     let has_affinity = frontend.flags & frontend_flags::AFFINITY != 0;
     let now_ns = if has_affinity { config::now_ns() } else { 0 };
-    let chosen = if has_affinity { affinity::kept(&client, frontend.affinity_s, now_ns) } else { None }
+    let chosen = if has_affinity { affinity::kept(&client, frontend, now_ns) } else { None }
         .and_then(|id| Some((id, lookup::backend(id)?)))
         .or_else(|| at_random(frontend))?;
     if has_affinity {

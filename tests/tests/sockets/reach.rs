@@ -8,10 +8,12 @@ use std::{
 
 use nix::sched::{CloneFlags, unshare};
 use sluice_abi::{
-    AffinityKey, DropKey, DropReason, EndpointId, Frontend, FrontendKey, ServiceId, frontend_flags,
+    AffinityKey, DropKey, DropReason, EndpointId, Frontend, FrontendKey, NodeAddr, NodeFamily, Prefix,
+    ServiceId, frontend_flags,
     protocol::{TCP, UDP},
 };
 use sluice_agent::datapath::{CgroupRoot, Sockets};
+use sluice_maps::SourceRange;
 
 use crate::world::{
     BACKEND_PORT, BACKENDS, Family, SERVICES, World, connected_datagram, datagram, is_unrouted, tcp, who,
@@ -142,6 +144,61 @@ fn without_a_backend_of_this_node_a_local_service_says_no_and_why() {
             reserved: [0; 3],
         };
         assert!(world.maps.drop_records.get(&record).expect("the map").is_some(), "{family:?}");
+    }
+}
+
+#[test]
+fn the_node_may_use_a_load_balancers_address_as_its_own_address_is_in_the_source_ranges() {
+    let (world, _sockets) = World::new();
+    for family in Family::ALL {
+        let (service, named) = (family.plain(SERVICES, 10), family.at(SERVICES, 10, 80));
+        let restricted = Frontend { flags: frontend_flags::SOURCE_RANGES, ..Frontend::default() };
+        for protocol in [TCP, UDP] {
+            world.service_with(SocketAddr::new(service, 80), protocol, &[1], restricted);
+        }
+        let number = if service.is_ipv4() { NodeFamily::V4 } else { NodeFamily::V6 } as u32;
+        let node = family.plain(BACKENDS, 2);
+        let range = SourceRange { service: ServiceId(1), clients: Prefix::host(node.into()) };
+        // It has no address of the family; then it has one that no range holds.
+        for own in [None, Some(family.plain(BACKENDS, 3))] {
+            if let Some(own) = own {
+                let own = NodeAddr { addr: own.into(), flags: 0 };
+                world.maps.node.put(&number, &own).expect("the node's address");
+            }
+            world.maps.source_ranges.put(&range, &1).expect("a range");
+            let before = dropped(&world, DropReason::SourceRange);
+            for error in [
+                tcp(named).expect_err("TCP"),
+                family.udp().connect(named).expect_err("UDP, connected"),
+                datagram(&family.udp(), named).expect_err("UDP"),
+            ] {
+                assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{family:?}");
+            }
+            assert_eq!(dropped(&world, DropReason::SourceRange), before + 3);
+        }
+        let own = NodeAddr { addr: node.into(), flags: 0 };
+        world.maps.node.put(&number, &own).expect("the node's address");
+        assert_eq!(tcp(named).expect("TCP").0, family.plain(BACKENDS, 1), "{family:?}");
+        let socket = family.udp();
+        assert_eq!(datagram(&socket, named).expect("UDP").0, family.plain(BACKENDS, 1), "{family:?}");
+        world.maps.source_ranges.delete(&range).expect("a range");
+        // What goes on is no new flow.
+        assert_eq!(datagram(&socket, named).expect("UDP").0, family.plain(BACKENDS, 1), "{family:?}");
+        tcp(named).expect_err("TCP");
+        world.maps.node.delete(&number).expect("the node's address");
+    }
+}
+
+#[test]
+fn the_nodes_affinity_leads_to_no_backend_that_has_left_and_lives_on_for_another_service() {
+    let (world, _sockets) = World::new();
+    for family in Family::ALL {
+        let (service, named) = (family.plain(SERVICES, 10), family.at(SERVICES, 10, 80));
+        let affinity = Frontend { flags: frontend_flags::AFFINITY, affinity_s: 3600, ..Frontend::default() };
+        world.service_with(SocketAddr::new(service, 80), TCP, &[1], affinity);
+        assert_eq!(tcp(named).expect("TCP").0, family.plain(BACKENDS, 1), "{family:?}");
+        world.service_with(SocketAddr::new(service, 80), TCP, &[2, 3], affinity);
+        assert_ne!(tcp(named).expect("TCP").0, family.plain(BACKENDS, 1), "{family:?}");
     }
 }
 

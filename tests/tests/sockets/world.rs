@@ -135,6 +135,7 @@ impl World {
         let frontend = Frontend {
             first_slot,
             count: backends.len() as u32,
+            backends: backends.len() as u32,
             service: if frontend.service == ServiceId::default() { ServiceId(1) } else { frontend.service },
             service_port: at.port().to_be_bytes(),
             ..frontend
