@@ -8,6 +8,8 @@
 
 mod assumed;
 mod place;
+#[cfg(test)]
+mod tests;
 mod workload;
 
 use std::{
