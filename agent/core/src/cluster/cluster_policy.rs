@@ -128,12 +128,14 @@ impl ClusterPolicy {
 
     /// Whether it is about a pod of a namespace with these labels.
     pub fn selects(&self, pod: &Pod, namespace: &NamespaceLabels) -> Selection {
-        let Some(subject) = &self.subject else { return Selection::Possibly };
-        let Peer::Pods { namespaces: Namespaces::Matching(namespaces), pods } = subject else {
-            return Selection::No;
+        let (namespaces, pods) = match &self.subject {
+            _ if !pod.in_network => return Selection::No,
+            None => return Selection::Possibly,
+            Some(Peer::Pods { namespaces: Namespaces::Matching(namespaces), pods }) => (namespaces, pods),
+            Some(_) => return Selection::No,
         };
         match () {
-            () if !pod.in_network || !pods.matches(&pod.labels) => Selection::No,
+            () if !pods.matches(&pod.labels) => Selection::No,
             () if namespace.are_selected_by(namespaces) => Selection::Surely,
             () if namespace.may_be_selected_by(namespaces) => Selection::Possibly,
             () => Selection::No,
