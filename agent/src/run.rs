@@ -29,7 +29,7 @@ use crate::{
     causes::Causes,
     config::{Config, prefix},
     conflist::{self, Content},
-    datapath::{CgroupRoot, Datapath, DatapathConfig, LoadError},
+    datapath::{CgroupRoot, Datapath, DatapathConfig, LoadError, Served},
     health_checks::Servers,
     leases,
     lock::{Lock, LockError},
@@ -101,7 +101,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let _lock = Lock::take(&config.paths.state_dir)?;
     let mut datapath = Datapath::load(&datapath_config(&config))?;
     use_xdp(&mut datapath, &config);
-    serve_sockets(&mut datapath, config.sockets.as_ref());
+    serve_sockets(&mut datapath, config.sockets.as_ref(), config.served);
     let (monitor, network) = Monitor::start(config.uplinks.clone()).await?;
     let (published, follow) = published::channel(Published::default());
     let topology = Topology::new(config.node.clone(), config.pod_cidrs.clone());
@@ -150,8 +150,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 }
 
 /// Lets the node's own processes reach Services, where the kernel does; the rest works without.
-fn serve_sockets(datapath: &mut Datapath, root: Option<&CgroupRoot>) {
-    match datapath.serve_sockets(root) {
+fn serve_sockets(datapath: &mut Datapath, root: Option<&CgroupRoot>, served: Served) {
+    match datapath.serve_sockets(root, served) {
         Ok(Some(cgroup)) => info!(cgroup = %cgroup.display(), "node's own processes reach Services"),
         Ok(None) => info!("node's own processes are not led to Services"),
         Err(error) => {
