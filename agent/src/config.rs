@@ -21,7 +21,7 @@ pub use sockets::SocketOptions;
 pub use xdp::XdpOptions;
 
 use crate::{
-    datapath::{CgroupRoot, XdpConfig},
+    datapath::{CgroupRoot, Served, XdpConfig},
     options::{Args, Chain, Command, Install, Options},
 };
 
@@ -119,6 +119,8 @@ pub struct Config {
     pub services: Services,
     /// Whose sockets reach Services; `None` when none do.
     pub sockets: Option<CgroupRoot>,
+    /// Whether pods' sockets are among them.
+    pub served: Served,
     /// What uplinks run before tc; `None` is nothing.
     pub xdp: Option<XdpConfig>,
 }
@@ -146,6 +148,7 @@ impl TryFrom<Options> for Config {
         let services = Services::try_from(options.services)?;
         // A kube-proxy serves the node's own processes.
         let xdp = options.xdp.config(services.settings.replaces_kube_proxy);
+        let served = options.sockets.served();
         let sockets = options.sockets.root()?.filter(|_| services.settings.replaces_kube_proxy);
         if options.mtu != 0 && !(1280..=65535).contains(&options.mtu) {
             return Err(ConfigError::Mtu { mtu: options.mtu });
@@ -167,6 +170,7 @@ impl TryFrom<Options> for Config {
             related_icmp,
             services,
             sockets,
+            served,
             xdp,
         })
     }

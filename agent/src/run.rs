@@ -113,7 +113,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     });
     let mut reconciler = Reconciler::new(compiler, topology, datapath, network, published, notices)?;
     reconciler.adopt(wired);
-    reconciler.serve_sockets(config.sockets.clone());
+    reconciler.serve_sockets(config.sockets.clone(), config.served);
     let feed = Feed::open(config.source.clone()).await?;
     let notices = publish_notices(feed.client(), &config.node, notices_in);
     let (installed, can_make_pods) = published::channel(false);

@@ -49,6 +49,8 @@ struct Datapath {
     programs: Vec<PathBuf>,
     /// Paths of pinned links under `pins`.
     links: Vec<PathBuf>,
+    /// Whether programs lead sockets, the node's own at least, to Services.
+    leads_sockets: bool,
     /// Uplinks whose packets meet XDP before tc.
     xdp: Vec<XdpUplink>,
     forwarded: Total,
@@ -102,6 +104,7 @@ fn datapath(bpffs: &Path) -> Result<Datapath, MapsError> {
         epoch: maps.epoch.get(0)?,
         endpoints: maps.endpoint_meta.count()?,
         programs: of_kind(PinKind::Program),
+        leads_sockets: pins.iter().any(|pin| pin.kind == PinKind::Link && pin.path.starts_with("sockets")),
         xdp: pins.iter().filter_map(|pin| xdp_uplink(&pin.path)).collect(),
         links: of_kind(PinKind::Link),
         forwarded,
@@ -156,6 +159,7 @@ impl Answer for Status {
                 ("Endpoints", datapath.endpoints.to_string()),
                 ("Programs", datapath.programs.len().to_string()),
                 ("Links", datapath.links.len().to_string()),
+                ("Sockets", if datapath.leads_sockets { "led" } else { "not led" }.to_owned()),
                 ("XDP", output::list(&datapath.xdp.iter().map(XdpUplink::text).collect::<Vec<_>>())),
                 ("Forwarded", datapath.forwarded.to_string()),
                 ("Dropped", datapath.dropped.to_string()),

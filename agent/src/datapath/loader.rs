@@ -4,7 +4,7 @@ use std::{fs, io, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{ProgramType, SchedClassifier},
+    programs::{ProgramError, ProgramType, SchedClassifier},
     sys::{BpfHelper, is_helper_supported},
 };
 use sha2::{Digest as _, Sha256};
@@ -109,12 +109,30 @@ fn load_object(globals: &Globals, maps: &Maps, pins: &Path) -> Result<(), LoadEr
             .program_mut(hook.name())
             .and_then(|program| program.try_into().ok())
             .ok_or(LoadError::Missing { hook })?;
-        program.load().map_err(|source| LoadError::Program { hook, source: Box::new(source) })?;
+        undisturbed(|| program.load()).map_err(|source| LoadError::Program { hook, source: Box::new(source) })?;
         let path = pins.join(hook.name());
         remove_if_there(&path)?;
         program.pin(&path).map_err(|source| LoadError::Pin { path, source: Box::new(source) })?;
     }
     Ok(())
+}
+
+/// Loads a program, and again when the verifier gave up for a signal to this process (`EAGAIN`, `kernel/bpf/verifier.c`), which
+/// has nothing to do with the program.
+pub(super) fn undisturbed(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const ATTEMPTS: usize = 5;
+    let was_disturbed = |loaded: &Result<(), ProgramError>| {
+        matches!(loaded, Err(ProgramError::LoadError { io_error, .. })
+            if io_error.raw_os_error() == Some(libc::EAGAIN))
+    };
+    let mut loaded = load();
+    for _ in 1..ATTEMPTS {
+        if !was_disturbed(&loaded) {
+            break;
+        }
+        loaded = load();
+    }
+    loaded
 }
 
 /// Removes the pins of every other object than `digest`; call it when nothing runs their programs any more.

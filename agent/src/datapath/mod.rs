@@ -34,7 +34,7 @@ use succession::Waiting;
 pub use attach::{AttachError, Mechanism};
 pub use cgroup::{CgroupError, CgroupRoot};
 pub use clsact::{ClsactError, remove_filters};
-pub use socket::{SocketError, Sockets};
+pub use socket::{Served, SocketError, Sockets};
 pub use succession::SuccessionError;
 pub use sweep::{Swept, purge, sweep};
 pub use xdp::{XdpConfig, XdpError, XdpMode};
@@ -179,13 +179,17 @@ impl Datapath {
         self.attached.iter().copied()
     }
 
-    /// Lets the node's own processes reach Services (`None`: no longer), also as an earlier agent did. Gives the cgroup of
-    /// those processes.
+    /// Lets the node's own processes, and pods if they are `served` too, reach Services by their sockets (`None`: no longer),
+    /// also as an earlier agent did. Gives the cgroup of those processes.
     ///
     /// # Errors
     /// [`SocketError`]; what was in force stays, and so does everything else.
-    pub fn serve_sockets(&mut self, root: Option<&CgroupRoot>) -> Result<Option<&Path>, SocketError> {
-        self.sockets = root.map(|root| Sockets::start(&self.maps, root)).transpose()?;
+    pub fn serve_sockets(
+        &mut self,
+        root: Option<&CgroupRoot>,
+        served: Served,
+    ) -> Result<Option<&Path>, SocketError> {
+        self.sockets = root.map(|root| Sockets::start(&self.maps, root, served)).transpose()?;
         if self.sockets.is_none() {
             Sockets::stop(&self.maps)?;
         }

@@ -207,7 +207,7 @@ impl Datapath {
         let mut object = loader::object(&globals, &self.maps)?;
         let program: &mut Xdp =
             object.program_mut(name).ok_or(XdpError::Missing { name })?.try_into().map_err(failed)?;
-        program.load().map_err(failed)?;
+        loader::undisturbed(|| program.load()).map_err(failed)?;
         loader::remove_if_there(&pin)?;
         program.pin(&pin).map_err(|error| LoadError::Pin { path: pin.clone(), source: Box::new(error) })?;
         open().map_err(failed)

@@ -282,10 +282,7 @@ pub(crate) fn create(mut scratch: Handle, flags: u8, now_ns: u64) -> Result<(), 
     entry.flags = flags | if translated { flow_flags::TRANSLATED } else { 0 };
     insert(&scratch.opened, entry)?;
     if translated {
-        // Packets for the node, by which it is to be found.
-        if flags & flow_flags::SNAT != 0 {
-            ports::note(scratch.opened.protocol, scratch.opened.src_port);
-        }
+        // Packets for the node, by which it is to be found; a translated source has been noted with its choice.
         if scratch.responder.kind == EndKind::Host {
             ports::note(scratch.opened.protocol, scratch.opened.dst_port);
         }

@@ -82,16 +82,16 @@ fn turn(ctx: &XdpContext, mut scratch: Handle, length: u16) -> Option<()> {
         scratch.target = scratch.opened;
         direct
     } else if found.has(flow_flags::TRANSLATED) && !found.from_opener {
+        // To a pod of this node that speaks to the world under the node's address it goes by tc.
+        if endpoint::local(&found.entry().other.src).is_some() {
+            return None;
+        }
         scratch.opened = scratch.sent.reversed();
         scratch.target = found.entry().other.reversed();
         found
     } else {
         return None;
     };
-    // A pod of this node that speaks to the world under the node's address.
-    if endpoint::local(&direct.entry().other.src).is_some() {
-        return None;
-    }
     let link = next_hop(ctx, &scratch, length)?;
     {
         let scratch: &mut Scratch = &mut scratch;

@@ -1,8 +1,10 @@
 //! Who is reached under which address, and what the process is told.
 
 use std::{
+    env,
     io::ErrorKind,
     net::{IpAddr, SocketAddr},
+    process::Command,
     thread,
 };
 
@@ -12,7 +14,7 @@ use sluice_abi::{
     ServiceId, frontend_flags,
     protocol::{TCP, UDP},
 };
-use sluice_agent::datapath::{CgroupRoot, Sockets};
+use sluice_agent::datapath::{CgroupRoot, Served, Sockets};
 use sluice_maps::SourceRange;
 
 use crate::world::{
@@ -278,11 +280,68 @@ fn sockets_of_other_network_namespaces_are_left_alone() {
     assert_eq!(world.maps.socket_peers.count().expect("the map"), 0);
 }
 
+/// In a process of its own: programs that lead every network namespace would lead those of the other tests.
+#[test]
+fn pods_are_led_when_asked_for_but_where_their_packets_know_better() {
+    const INSIDE: &str = "SLUICE_TEST_LEADS_PODS";
+    if env::var_os(INSIDE).is_some() {
+        return lead_pods();
+    }
+    let mut inner = Command::new(env::current_exe().expect("this program"));
+    let name = "reach::pods_are_led_when_asked_for_but_where_their_packets_know_better";
+    let output = inner.args(["--exact", name, "--nocapture"]).env(INSIDE, "1").output();
+    let output = output.expect("starting this program once more");
+    let words = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&words));
+}
+
+fn lead_pods() {
+    let world = World::without_programs();
+    let root = CgroupRoot::At(world.cgroup.path());
+    let _sockets = Sockets::start(&world.maps, &root, Served::NodeAndPods).expect("programs in force");
+    for family in [Family::V4, Family::V6] {
+        let service = |last, port| SocketAddr::new(family.plain(SERVICES, last), port);
+        for protocol in [TCP, UDP] {
+            world.service(service(10, 80), protocol, &[2]);
+            world.service(service(10, 81), protocol, &[]);
+        }
+        for (port, flags) in [(82, frontend_flags::AFFINITY), (83, frontend_flags::SOURCE_RANGES)] {
+            world.service_with(service(10, port), TCP, &[2], Frontend { flags, ..Frontend::default() });
+        }
+        let any = if family == Family::V6 { FrontendKey::NODE_V6 } else { FrontendKey::NODE_V4 };
+        world.service(SocketAddr::new(any.into(), 30080), TCP, &[2]);
+    }
+    let pod = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        crate::world::serve_backends();
+        for family in Family::ALL {
+            let (named, backend) = (family.at(SERVICES, 10, 80), family.plain(BACKENDS, 2));
+            assert_eq!(
+                tcp(named).unwrap_or_else(|error| panic!("{family:?}: {error}")),
+                (backend, named),
+                "{family:?}"
+            );
+            assert_eq!(datagram(&family.udp(), named).expect("UDP"), (backend, named), "{family:?}");
+            let error = family.udp().connect(named).expect_err("a connected datagram socket");
+            assert!(is_unrouted(&error), "{family:?}: {error}");
+            // No backend, affinity, source ranges.
+            for port in 81..=83 {
+                let error = tcp(family.at(SERVICES, 10, port)).expect_err("left to its packets");
+                assert!(is_unrouted(&error), "{family:?} {port}: {error}");
+            }
+            // Its loopback is its own.
+            let error = tcp(SocketAddr::new(family.loopback(), 30080)).expect_err("nobody listens");
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{family:?}");
+        }
+    });
+    pod.join().expect("the pod");
+}
+
 #[test]
 fn sockets_of_other_cgroups_are_left_alone() {
     let world = World::without_programs();
     let child = world.cgroup.child("other-cgroups").expect("a cgroup");
-    let started = Sockets::start(&world.maps, &CgroupRoot::At(child));
+    let started = Sockets::start(&world.maps, &CgroupRoot::At(child), Served::Node);
     match started {
         Ok(_sockets) => {
             let service = Family::V4.at(SERVICES, 10, 80);
