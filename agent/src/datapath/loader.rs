@@ -109,7 +109,8 @@ fn load_object(globals: &Globals, maps: &Maps, pins: &Path) -> Result<(), LoadEr
             .program_mut(hook.name())
             .and_then(|program| program.try_into().ok())
             .ok_or(LoadError::Missing { hook })?;
-        undisturbed(|| program.load()).map_err(|source| LoadError::Program { hook, source: Box::new(source) })?;
+        undisturbed(|| program.load())
+            .map_err(|source| LoadError::Program { hook, source: Box::new(source) })?;
         let path = pins.join(hook.name());
         remove_if_there(&path)?;
         program.pin(&path).map_err(|source| LoadError::Pin { path, source: Box::new(source) })?;

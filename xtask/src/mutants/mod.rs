@@ -28,7 +28,8 @@ pub(crate) struct Args {
 }
 
 /// Suites of sluice-core, the quicker and sharper first.
-const SUITES: [&[&str]; 2] = [&["--test", "compile", "--test", "policy"], &["--lib", "--test", "plans"]];
+const SUITES: [&[&str]; 2] =
+    [&["--test", "compile", "--test", "compiler", "--test", "policy"], &["--lib", "--test", "plans"]];
 
 /// Packets that the policies are asked about: enough for the mutants, few enough to wait for.
 const PACKETS: &str = "20000";

@@ -8,7 +8,7 @@ use sluice_core::compare::{Comparison, compare};
 
 use super::{
     answered, code,
-    input::{Reading, warn_of_rejected},
+    input::{Reading, warn_of_doubts},
 };
 use crate::output::{self, Answer, Format};
 
@@ -44,7 +44,7 @@ pub(crate) fn run(format: Format, diff: &Diff) -> anyhow::Result<ExitCode> {
             diff.reading.world(&paths, &mut assumed)
         };
         let (old, new) = (world(old)?, world(new)?);
-        warn_of_rejected(&new);
+        warn_of_doubts(&new);
         let comparison = compare(&old, &new);
         output::print(format, &comparison)?;
         Ok(code(comparison.changes.is_empty()))

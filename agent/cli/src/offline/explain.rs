@@ -95,7 +95,11 @@ fn reason(side: &Side, own: &End) -> String {
         Reason::OwnNode => "a pod and its own node always reach each other".to_owned(),
         Reason::Itself => "a pod always reaches itself".to_owned(),
         Reason::NotIsolated => format!("no policy isolates {own}"),
-        Reason::Rule => format!("rule {}", output::or_dash(side.rule.as_ref())),
+        Reason::Rule => {
+            let kind = side.rule.as_ref().map(|rule| rule.kind).filter(|kind| *kind != "NetworkPolicy");
+            let kind = kind.map(|kind| format!("{kind} ")).unwrap_or_default();
+            format!("rule {kind}{}", output::or_dash(side.rule.as_ref()))
+        }
         Reason::NoRule => format!("isolated by {}; {}", side.policies.join(", "), nearest_brief(side)),
         Reason::NoBackend => "the Service has no backend".to_owned(),
     }

@@ -182,10 +182,20 @@ impl Reading {
     }
 }
 
-/// Warns of objects that the agent would reject: what is left of them opens nothing.
-pub(crate) fn warn_of_rejected(world: &World) {
+/// Warns of objects that the agent would reject, of which what is left opens nothing, and of addresses that are assumed where
+/// policies name ranges.
+pub(crate) fn warn_of_doubts(world: &World) {
     for rejected in world.rejected() {
         warn(&format!("{} is not understood and opens nothing: {}", rejected.key, causes(&rejected.reason)));
+    }
+    let guesses: Vec<_> = world.guesses().collect();
+    if let Some(first) = guesses.first() {
+        let others = guesses.len() - 1;
+        let others = if others == 0 { String::new() } else { format!(" and {others} more") };
+        warn(&format!(
+            "pod {}{others} without an address: ranges that policies name are held against assumed ones (--pod-range)",
+            first.name
+        ));
     }
 }
 

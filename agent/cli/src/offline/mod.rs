@@ -22,7 +22,7 @@ use sluice_core::{
     object::NamespacedName,
 };
 
-use self::input::{Reading, warn_of_rejected};
+use self::input::{Reading, warn_of_doubts};
 use crate::output::{self, Format};
 
 const CHECK_EXIT_CODES: &str = "\
@@ -147,7 +147,7 @@ pub(crate) fn explain(format: Format, flow: &Flow) -> anyhow::Result<ExitCode> {
 pub(crate) fn cells(format: Format, cells: &Cells) -> anyhow::Result<ExitCode> {
     let answer = || {
         let world = cells.input.reading.world(&cells.input.filename, &mut cells.input.reading.assumed())?;
-        warn_of_rejected(&world);
+        warn_of_doubts(&world);
         let (protocol, port) = cells.target.read()?;
         let matrix = matrix(&world, protocol, &port);
         output::print(format, &matrix::Shown::new(&matrix, protocol, &port))?;
@@ -164,7 +164,7 @@ impl Flow {
     fn answer(&self) -> anyhow::Result<sluice_core::explain::Explanation> {
         let reading = &self.input.reading;
         let world = reading.world(&self.input.filename, &mut reading.assumed())?;
-        warn_of_rejected(&world);
+        warn_of_doubts(&world);
         let party = |pod: &Option<NamespacedName>, address: Option<IpAddr>| {
             pod.clone().map(Party::Pod).or(address.map(Party::Address))
         };

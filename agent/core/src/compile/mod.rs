@@ -10,7 +10,7 @@
 //! ([`Cluster::rejected`]).
 //!
 //! Semantics follow the NetworkPolicy v1 API reference: policies on one pod add up, none subtracts, and each direction is
-//! isolated on its own. Around them stand the tiers of ClusterNetworkPolicy (`docs/adr/0011-cluster-network-policy.md`).
+//! isolated on its own. Around them stand the tiers of ClusterNetworkPolicy (`docs/adr/0013-cluster-network-policy.md`).
 
 mod identity;
 mod ipcache;

@@ -55,7 +55,9 @@ fn rule_set(cluster: &Cluster, namespace: &str, pod: &Pod, direction: Direction)
     let labels = cluster.namespace_labels(namespace);
     let of_cluster = cluster.by_precedence().flat_map(|(name, policy)| match policy.selects(pod, &labels) {
         Selection::No => Vec::new(),
-        selection => cluster_rules(name, policy, selection, direction, pod),
+        selection @ (Selection::Possibly | Selection::Surely) => {
+            cluster_rules(name, policy, selection, direction, pod)
+        }
     });
     let (admin, baseline): (Vec<_>, Vec<_>) = of_cluster.partition(|rule| rule.tier == Tier::Admin);
     let mut set = RuleSet { direction, isolating: BTreeSet::new(), rules: admin };

@@ -263,7 +263,7 @@ pub fn explain(world: &World, question: &Question) -> Result<Explanation, AskErr
         ways.extend(judged.into_iter().map(|way| (*flow, way)));
     }
     if let Some(flow) = refused {
-        return Ok(without_backends(world, flow, question.protocol));
+        return Ok(without_backends(world, flow, question));
     }
     let deciding = ways.iter().position(|(_, way)| !way.judged.allows()).unwrap_or_default();
     let (flow, way) = ways.get(deciding).ok_or(AskError::Families)?;
@@ -278,8 +278,8 @@ pub fn explain(world: &World, question: &Question) -> Result<Explanation, AskErr
     };
     Ok(Explanation {
         verdict: Word::of(judged.allows()),
-        from: end(world, flow.src),
-        to: end(world, judged.dst),
+        from: end(world, flow.src, &question.from),
+        to: end(world, judged.dst, &question.to),
         protocol: question.protocol.name(),
         port: question.protocol.has_ports().then_some(judged.port),
         egress: side(judged.egress, flow.src, judged.dst),
@@ -289,12 +289,13 @@ pub fn explain(world: &World, question: &Question) -> Result<Explanation, AskErr
 }
 
 /// The answer for a Service that nobody serves.
-fn without_backends(world: &World, flow: &Flow, protocol: Protocol) -> Explanation {
+fn without_backends(world: &World, flow: &Flow, question: &Question) -> Explanation {
+    let protocol = question.protocol;
     let egress = Side { verdict: Word::Deny, ..Side::plain(Reason::NoBackend) };
     Explanation {
         verdict: Word::Deny,
-        from: end(world, flow.src),
-        to: end(world, flow.dst),
+        from: end(world, flow.src, &question.from),
+        to: end(world, flow.dst, &question.to),
         protocol: protocol.name(),
         port: protocol.has_ports().then_some(flow.port),
         egress,
@@ -303,8 +304,10 @@ fn without_backends(world: &World, flow: &Flow, protocol: Protocol) -> Explanati
     }
 }
 
-fn end(world: &World, addr: Addr) -> End {
-    let pod = world.pod_at(addr);
+/// An end of a flow. Pods in a node's network share its address, so only the question tells which of them it is.
+fn end(world: &World, addr: Addr, asked: &Party) -> End {
+    let named = if let Party::Pod(name) = asked { world.pod(name) } else { None };
+    let pod = named.or_else(|| world.pod_at(addr));
     End {
         pod: pod.map(|pod| pod.name.to_string()),
         address: addr.into(),

@@ -9,6 +9,7 @@ use super::side::RuleName;
 use crate::{
     cluster::{Action, PortMatch},
     desired::{RuleSet, SetRule},
+    object::ObjectKey,
     prefix::in_range,
     selector::{Block, Namespaces, Peer, Selector},
     world::{Place, World},
@@ -76,17 +77,23 @@ pub(super) fn of(world: &World, place: &Place, set: &RuleSet, packet: &Packet) -
     let accepting = set.rules.iter().filter(|rule| rule.action == Action::Accept);
     let rules = accepting.map(|rule| (rule, missing(rule)));
     let (rule, misses) = rules.min_by_key(|(_, misses)| (misses.len(), misses.clone()))?;
-    let needed = misses.iter().map(|miss| match miss {
-        Miss::Peer => peer_needed(world, rule, packet.peer),
-        Miss::Port | Miss::Protocol => format!("the rule is about {} only", ports_text(rule)),
-    });
+    let mut needed: Vec<String> = misses
+        .iter()
+        .map(|miss| match miss {
+            Miss::Peer => peer_needed(world, rule, packet.peer),
+            Miss::Port | Miss::Protocol => format!("the rule is about {} only", ports_text(rule)),
+        })
+        .collect();
+    // Port and protocol have one sentence.
+    needed.dedup();
     Some(Nearest {
         rule: RuleName {
+            kind: ObjectKey::from(rule.source.policy.clone()).kind(),
             policy: rule.source.policy.to_string(),
             direction: rule.source.direction.name(),
             index: rule.source.index,
         },
-        needed: needed.collect::<BTreeSet<_>>().into_iter().collect(),
+        needed,
         misses: misses.into_iter().collect(),
     })
 }
@@ -177,7 +184,7 @@ fn peer_reason(world: &World, peer: &Peer, addr: Addr) -> String {
                 }
                 Namespaces::Named(_) | Namespaces::Matching(_) | Namespaces::Possibly(_) => None,
             };
-            let labels = (!labels_match).then(|| format!("{} does not match {pods}", pod.name));
+            let labels = (!labels_match).then(|| format!("labels of {} do not match {pods}", pod.name));
             let reasons: Vec<String> = reason.into_iter().chain(labels).collect();
             reasons.join(" and ")
         }

@@ -55,6 +55,8 @@ pub enum Reason {
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleName {
+    /// `NetworkPolicy` or `ClusterNetworkPolicy`.
+    pub kind: &'static str,
     /// Namespace and name of its policy; the name alone of a cluster-wide one.
     pub policy: String,
     /// Its list.
@@ -116,11 +118,11 @@ pub(super) fn side(world: &World, place: Option<&Place>, case: &Case<'_>) -> Sid
 fn rule_name(place: &Place, id: RuleId) -> Option<RuleName> {
     let rule = place.actual.rule_meta.get(&id)?;
     let policy = place.actual.policy_meta.get(&rule.policy)?;
-    let policy = if policy.kind == PolicyKind::NetworkPolicy as u8 {
-        format!("{}/{}", policy.namespace, policy.name)
+    let (kind, policy) = if policy.kind == PolicyKind::NetworkPolicy as u8 {
+        ("NetworkPolicy", format!("{}/{}", policy.namespace, policy.name))
     } else {
-        policy.name.to_string()
+        ("ClusterNetworkPolicy", policy.name.to_string())
     };
     let direction = Direction::from_number(rule.direction).map_or("unknown", Direction::name);
-    Some(RuleName { policy, direction, index: rule.index })
+    Some(RuleName { kind, policy, direction, index: rule.index })
 }

@@ -96,6 +96,8 @@ codes! {
     RuleShadowed = "rule-shadowed";
     /// A policy isolates both directions and allows nothing.
     AllowsNothing = "allows-nothing";
+    /// ClusterNetworkPolicies of one tier have the same priority, so their names decide.
+    SamePriority = "same-priority";
     /// A namespace is not given, so only its name is known: other `namespaceSelector`s do not select it.
     NamespaceNotGiven = "namespace-not-given";
     /// A policy is only audited, so it is not enforced.

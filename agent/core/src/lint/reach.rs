@@ -110,7 +110,7 @@ fn names_cut(world: &World, servers: &[Server<'_>], found: &mut BTreeSet<Finding
     let probes: Vec<_> = probes.into_iter().collect();
     let mut reach = Reach::new(world, probes.clone());
     let mut cut: BTreeMap<Cut, Vec<&Pod>> = BTreeMap::new();
-    let mut closed: BTreeMap<(NamespacedName, &'static str), Vec<&Pod>> = BTreeMap::new();
+    let mut closed: BTreeMap<&NamespacedName, (BTreeSet<&'static str>, Vec<&Pod>)> = BTreeMap::new();
     let clients = world.pods().iter().filter(|pod| !pod.is_host);
     for client in clients.filter(|pod| !servers.iter().any(|server| server.pod.name == pod.name)) {
         let mut refused = BTreeSet::new();
@@ -122,7 +122,9 @@ fn names_cut(world: &World, servers: &[Server<'_>], found: &mut BTreeSet<Finding
                 if !leaves.has(probe) {
                     refused.insert(key);
                 } else if !arrives.has(probe) {
-                    closed.entry(key).or_default().push(client);
+                    let (protocols, clients) = closed.entry(&server.pod.name).or_default();
+                    protocols.insert(asked.0.name());
+                    clients.push(client);
                 }
             }
         }
@@ -133,23 +135,28 @@ fn names_cut(world: &World, servers: &[Server<'_>], found: &mut BTreeSet<Finding
     for ((policies, refused), pods) in cut {
         found.insert(cut_finding(world, servers, policies, &refused, &pods));
     }
-    for ((server, protocol), pods) in closed {
-        let policies = world.pod(&server).map(|pod| isolating(world, pod, Direction::Ingress));
+    for (server, (protocols, mut pods)) in closed {
+        pods.dedup_by(|one, other| one.name == other.name);
+        let policies = world.pod(server).map(|pod| isolating(world, pod, Direction::Ingress));
+        let protocols: Vec<_> = protocols.into_iter().rev().collect();
         let message = format!(
-            "the name server {} takes no {protocol} from {}",
-            at(world, &server),
+            "the name server {} takes no {} from {}",
+            at(world, server),
+            protocols.join(" and "),
             count(pods.len(), "pod")
         );
-        let fix = "let every pod in on port 53, UDP and TCP";
-        found.insert(finding(
-            Severity::Error,
-            Code::DnsCut,
-            policies.unwrap_or_default(),
-            message,
-            fix,
-            &pods,
-        ));
+        let fix = format!("let every pod in on {}", ports_text(servers));
+        let policies = policies.unwrap_or_default();
+        found.insert(finding(Severity::Error, Code::DnsCut, policies, message, &fix, &pods));
     }
+}
+
+/// Where name servers listen, in words.
+fn ports_text(servers: &[Server<'_>]) -> String {
+    let ports = servers.iter().flat_map(|server| server.ports).map(|(_, port)| port);
+    let ports: BTreeSet<String> = ports.map(|port| port.to_string()).collect();
+    let ports: Vec<String> = ports.into_iter().collect();
+    format!("port {}, UDP and TCP", ports.join(" and "))
 }
 
 fn cut_finding(
@@ -179,12 +186,13 @@ fn cut_finding(
             count(servers.len(), "name server")
         )
     };
+    let ports = ports_text(servers);
     let fix = if udp == 0 {
-        "add protocol TCP, port 53 beside UDP: answers that do not fit a datagram come over TCP"
+        format!("allow {ports}: answers that do not fit a datagram come over TCP")
     } else {
-        "add an egress rule to the name servers, by their labels (k8s-app: kube-dns), on port 53, UDP and TCP"
+        format!("add an egress rule to the name servers, by their labels, on {ports}")
     };
-    finding(severity, Code::DnsCut, policies, message, fix, pods)
+    finding(severity, Code::DnsCut, policies, message, &fix, pods)
 }
 
 /// A pod, and the node it is on.
@@ -242,11 +250,11 @@ fn blocked(world: &World, name: &NamespacedName, service: &object::Service, foun
         let policies: BTreeSet<NamespacedName> =
             targets.iter().flat_map(|(pod, _)| isolating(world, pod, Direction::Ingress)).collect();
         let message = format!(
-            "no pod can use {} {} of Service {name}: {} behind it let nobody in on {}",
+            "no pod can use {} {} of Service {name}: port {} of {} behind it is closed to all",
             port.protocol,
             port.port,
-            count(targets.len(), "pod"),
-            targets[0].1
+            targets[0].1,
+            count(targets.len(), "pod")
         );
         let fix = "add an ingress rule for the Service's clients, with the port that its pods listen on";
         let pods: Vec<&Pod> = targets.iter().map(|(pod, _)| *pod).collect();

@@ -1,12 +1,13 @@
 //! Selectors that select nothing, and policies that allow nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_abi::Direction;
 
 use super::{Code, Finding, Policy, Severity, count, names};
 use crate::{
-    object::{self, NetworkPolicyPeer, Object},
+    cluster::{Selection, Tier},
+    object::{self, NetworkPolicyPeer, Object, ObjectKey},
     selector::LabelSelector,
     world::{Pod, World},
 };
@@ -28,6 +29,43 @@ pub(super) fn lint(world: &World, policies: &[Policy<'_>], found: &mut BTreeSet<
         found.extend(allows_nothing(world, policy));
     }
     found.extend(namespaces.not_given(world, policies));
+    cluster_policies(world, found);
+}
+
+/// ClusterNetworkPolicies that are about no pod, and those whose order is left to their names.
+fn cluster_policies(world: &World, found: &mut BTreeSet<Finding>) {
+    let finding = |name: &str, code, message: String, fix: &str| Finding {
+        severity: Severity::Warning,
+        code,
+        object: ObjectKey::ClusterNetworkPolicy(name.to_owned()).to_string(),
+        field: None,
+        message,
+        fix: fix.to_owned(),
+        pods: Vec::new(),
+    };
+    let mut places: BTreeMap<(Tier, u16), Vec<&String>> = BTreeMap::new();
+    for (name, policy) in world.cluster().cluster_policies() {
+        places.entry((policy.tier, policy.priority)).or_default().push(name);
+        let selects = |pod: &Pod| {
+            let labels = world.cluster().namespace_labels(&pod.name.namespace);
+            let model = world.cluster().pods().get(&pod.name);
+            model.is_some_and(|model| policy.selects(model, &labels) != Selection::No)
+        };
+        if !world.pods().iter().any(selects) {
+            let message = format!("is about none of {}", count(world.pods().len(), "pod"));
+            let fix = "correct the subject; without pods of it in the input, pass them, too";
+            found.insert(finding(name, Code::SelectsNoPod, message, fix));
+        }
+    }
+    for ((tier, priority), names) in places.into_iter().filter(|(_, names)| names.len() > 1) {
+        let others: Vec<&str> = names[1..].iter().map(|name| name.as_str()).collect();
+        let message = format!(
+            "has the priority {priority} of tier {} that {} has, too: their names decide which is asked first",
+            tier.name(),
+            others.join(", ")
+        );
+        found.insert(finding(names[0], Code::SamePriority, message, "give each its own priority"));
+    }
 }
 
 /// The namespaces that anything is known of.
@@ -136,9 +174,8 @@ fn peer_finding(
 /// A policy that closes both directions: on purpose when it is a namespace's default and others open, else likely not.
 fn allows_nothing(world: &World, policy: &Policy<'_>) -> Option<Finding> {
     let is_closed = policy.model.isolates == [true; 2] && policy.model.rules.iter().all(Vec::is_empty);
-    let is_understood = world
-        .rejected()
-        .all(|rejected| rejected.key != object::ObjectKey::NetworkPolicy(policy.name.clone()));
+    let is_understood =
+        world.rejected().all(|rejected| rejected.key != ObjectKey::NetworkPolicy(policy.name.clone()));
     if !is_closed || !is_understood || policy.pods.is_empty() {
         return None;
     }
@@ -159,7 +196,7 @@ fn allows_nothing(world: &World, policy: &Policy<'_>) -> Option<Finding> {
         (Severity::Note, message.to_owned(), "nothing, when it is the default of the namespace")
     } else {
         let message = format!(
-            "isolates both directions and allows nothing, nor does any other policy for {} of the {} it selects",
+            "isolates both directions and allows nothing, nor does any other policy for {} of {} it selects",
             cut.len(),
             count(policy.pods.len(), "pod")
         );

@@ -103,3 +103,64 @@ fn covers_port(wide: &NetworkPolicyPort, narrow: &NetworkPolicyPort) -> bool {
             _ => wide.port.is_none() || (wide.port == narrow.port && wide.end_port == narrow.end_port),
         }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read<T: serde::de::DeserializeOwned>(value: &Value) -> T {
+        serde_json::from_value(value.clone()).expect("a part of a rule")
+    }
+
+    fn peers(wide: &Value, narrow: &Value) -> bool {
+        covers_peer(&read(wide), &read(narrow))
+    }
+
+    fn ports(wide: &Value, narrow: &Value) -> bool {
+        covers_port(&read(wide), &read(narrow))
+    }
+
+    fn blocks(wide: &Value, narrow: &Value) -> bool {
+        covers_block(&read(wide), &read(narrow))
+    }
+
+    #[test]
+    fn a_selector_that_asks_for_more_is_narrower() {
+        let web = json!({"matchLabels": {"app": "web"}});
+        let web_of_shop = json!({"matchLabels": {"app": "web", "team": "shop"}});
+        let has_app = json!({"matchExpressions": [{"key": "app", "operator": "Exists"}]});
+        let pods = |selector: &Value| json!({"podSelector": selector});
+        assert!(peers(&pods(&web), &pods(&web_of_shop)) && peers(&pods(&json!({})), &pods(&web)));
+        assert!(!peers(&pods(&web_of_shop), &pods(&web)) && !peers(&pods(&has_app), &pods(&web)));
+        let everywhere = json!({"namespaceSelector": {}});
+        assert!(peers(&everywhere, &pods(&web)) && !peers(&pods(&json!({})), &everywhere));
+        let of_shop = json!({"namespaceSelector": web_of_shop, "podSelector": web});
+        assert!(peers(&everywhere, &of_shop) && !peers(&of_shop, &pods(&web)));
+        assert!(!peers(&json!({"ipBlock": {"cidr": "0.0.0.0/0"}}), &pods(&web)));
+    }
+
+    #[test]
+    fn a_range_is_wider_when_its_exceptions_are_excepted_too() {
+        let block = |cidr: &str, except: &[&str]| json!({"cidr": cidr, "except": except});
+        let (ten, one) = (block("10.0.0.0/8", &[]), block("10.1.0.0/16", &[]));
+        assert!(blocks(&ten, &one) && blocks(&ten, &ten) && !blocks(&one, &ten));
+        assert!(!blocks(&block("10.0.0.0/8", &["10.1.2.0/24"]), &one));
+        assert!(!blocks(&block("10.0.0.0/8", &["10.0.0.0/9"]), &one));
+        assert!(blocks(&block("10.0.0.0/8", &["10.2.0.0/16"]), &one));
+        assert!(blocks(&block("10.0.0.0/8", &["10.1.2.0/24"]), &block("10.1.0.0/16", &["10.1.2.0/23"])));
+        assert!(!blocks(&block("::/0", &[]), &one) && !blocks(&block("no range", &[]), &one));
+    }
+
+    #[test]
+    fn a_port_lies_in_a_range_of_its_protocol() {
+        let port = |first: i64, last: i64| json!({"port": first, "endPort": last});
+        assert!(ports(&port(80, 90), &json!({"port": 80})) && ports(&port(80, 90), &port(81, 90)));
+        assert!(!ports(&port(80, 90), &port(80, 91)) && !ports(&json!({"port": 80}), &port(80, 81)));
+        assert!(ports(&json!({}), &json!({"port": "http"})) && !ports(&json!({"port": "http"}), &json!({})));
+        assert!(ports(&json!({"port": "http"}), &json!({"port": "http"})));
+        assert!(!ports(&json!({"port": "http"}), &json!({"port": 80})));
+        assert!(!ports(&json!({"protocol": "UDP"}), &json!({"port": 80})));
+    }
+}

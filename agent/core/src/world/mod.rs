@@ -26,6 +26,8 @@ pub use workload::with_templates;
 use crate::{
     cluster::{Change, Cluster, RejectedObject},
     object::{self, NamespacedName, Object, ObjectKey},
+    prefix::V4_BITS,
+    selector::Peer,
     verdict::{Answer, Flow, Judged, verdict},
 };
 
@@ -135,6 +137,19 @@ impl World {
     /// Objects that cannot be understood, or not wholly; they are closed.
     pub fn rejected(&self) -> impl Iterator<Item = &RejectedObject> {
         self.cluster.rejected()
+    }
+
+    /// The pods whose addresses are assumed, as far as that matters: when policies name ranges that hold some addresses and
+    /// not all.
+    pub fn guesses(&self) -> impl Iterator<Item = &Pod> {
+        let policies = self.cluster.policies().values().flat_map(|policy| policy.rules.iter().flatten());
+        let wide = self.cluster.cluster_policies().values().flat_map(|policy| policy.rules.iter().flatten());
+        let mut peers = policies.flat_map(|rule| &rule.peers).chain(wide.flat_map(|rule| &rule.peers));
+        let tells_apart = peers.any(|peer| match peer {
+            Peer::Any | Peer::Pods { .. } => false,
+            Peer::Block(block) => !matches!(block.cidr.bits, 0 | V4_BITS) || !block.except.is_empty(),
+        });
+        self.pods.iter().filter(move |pod| tells_apart && pod.is_assumed && !pod.is_host)
     }
 
     /// The pods that have not finished, by name.

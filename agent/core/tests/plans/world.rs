@@ -417,13 +417,11 @@ fn action() -> impl Strategy<Value = Action> {
 /// The same history with peers that are pods instead of ranges.
 pub(crate) fn without_ranges(mut history: History) -> History {
     for action in history.iter_mut().flatten() {
-        match action {
-            Action::Policy { spec, .. } => {
-                let peers = spec.rules.iter_mut().flatten().flat_map(|rule| &mut rule.peers);
-                peers.for_each(|peer| *peer %= FIRST_RANGE);
-            }
-            Action::ClusterPolicy { spec, .. } => spec.without_ranges(),
-            _ => {}
+        if let Action::Policy { spec, .. } = action {
+            let peers = spec.rules.iter_mut().flatten().flat_map(|rule| &mut rule.peers);
+            peers.for_each(|peer| *peer %= FIRST_RANGE);
+        } else if let Action::ClusterPolicy { spec, .. } = action {
+            spec.without_ranges();
         }
     }
     history

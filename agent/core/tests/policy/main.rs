@@ -23,7 +23,7 @@ use sluice_core::{
 use world::{Chance, NODE};
 
 /// Packets for each cluster.
-const PACKETS: u64 = 60;
+const PACKETS: u64 = 40;
 
 fn cases() -> u64 {
     let number = std::env::var("SLUICE_POLICY_CASES").ok().and_then(|text| text.parse().ok());

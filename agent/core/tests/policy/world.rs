@@ -277,7 +277,7 @@ fn cluster_policy(number: usize, chance: &mut Chance) -> Value {
         "priority": chance.one(&[0, 5, 5, 1000]), "subject": subject});
     for (list, peers) in [("ingress", "from"), ("egress", "to")] {
         if !chance.once_in(4) {
-            spec[list] = json!(chance.some(0, 4, |chance| cluster_rule(peers, chance)));
+            spec[list] = json!(cluster_rules(peers, chance));
         }
     }
     json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
@@ -292,29 +292,45 @@ fn namespaced_pods(chance: &mut Chance) -> Value {
     pods
 }
 
-fn cluster_rule(peers: &str, chance: &mut Chance) -> Value {
-    let mut rule = json!({"action": chance.one(&["Accept", "Deny", "Pass"])});
-    rule[peers] = json!(chance.some(1, 3, |chance| match chance.below(24) {
+/// Rules of one list; some are about the same peers as the one before.
+fn cluster_rules(peers: &str, chance: &mut Chance) -> Vec<Value> {
+    let mut rules: Vec<Value> = Vec::new();
+    for _ in 0..chance.below(5) {
+        let mut rule = json!({"action": chance.one(&["Accept", "Deny", "Pass"])});
+        rule[peers] = match rules.last() {
+            Some(before) if chance.once_in(2) => before[peers].clone(),
+            _ => json!(chance.some(1, 3, |chance| cluster_peer(peers, chance))),
+        };
+        if chance.once_in(2) {
+            rule["protocols"] = json!(chance.some(1, 3, cluster_protocol));
+        }
+        rules.push(rule);
+    }
+    rules
+}
+
+fn cluster_peer(peers: &str, chance: &mut Chance) -> Value {
+    match chance.below(24) {
         // One field of the experimental channel, and two at once.
         0 if chance.once_in(3) => json!({"nodes": {}}),
         1 if chance.once_in(3) => json!({"namespaces": {}, "pods": {"podSelector": {}}}),
         2..7 if peers == "to" => json!({"networks": chance.some(1, 3, |chance| *chance.one(&RANGES))}),
         0..14 => json!({"namespaces": namespace_selector(chance)}),
         _ => json!({"pods": namespaced_pods(chance)}),
-    }));
-    if chance.once_in(2) {
-        rule["protocols"] = json!(chance.some(1, 3, |chance| {
-            let field = *chance.one(&["tcp", "tcp", "udp", "sctp"]);
-            match chance.below(24) {
-                0 if chance.once_in(3) => json!({"icmp": {}}),
-                0..6 => json!({"destinationNamedPort": chance.one(&["http", "dns"])}),
-                6..12 => json!({field: {"destinationPort": {"range":
-                    {"start": chance.one(&[53, 79, 80]), "end": chance.one(&[81, 82, 5432])}}}}),
-                _ => json!({field: {"destinationPort": {"number": chance.one(&[53, 80, 81])}}}),
-            }
-        }));
     }
-    rule
+}
+
+fn cluster_protocol(chance: &mut Chance) -> Value {
+    let field = *chance.one(&["tcp", "tcp", "udp", "sctp"]);
+    match chance.below(24) {
+        0 if chance.once_in(3) => json!({"icmp": {}}),
+        0..6 => json!({"destinationNamedPort": chance.one(&["http", "dns"])}),
+        6..12 => {
+            let (start, end) = (*chance.one(&[53, 79, 80]), *chance.one(&[81, 82, 5432]));
+            json!({field: {"destinationPort": {"range": {"start": start, "end": end}}}})
+        }
+        _ => json!({field: {"destinationPort": {"number": chance.one(&[53, 80, 81])}}}),
+    }
 }
 
 /// A packet with a pod of this node at one end.
