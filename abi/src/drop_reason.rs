@@ -77,7 +77,7 @@ drop_reasons! {
     SourceRoute = 18, "source_route";
     /// The Service's traffic policy is `Local` and this node has no usable backend.
     NoLocalBackend = 19, "no_local_backend";
-    /// The client is outside the Service's `loadBalancerSourceRanges`.
+    /// The client, outside, pod or node, is not in the Service's `loadBalancerSourceRanges`.
     SourceRange = 20, "source_range";
     /// No port of the node's range was free for the flow's translated source.
     SnatExhausted = 21, "snat_exhausted";

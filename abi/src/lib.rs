@@ -32,6 +32,7 @@ mod identity;
 pub mod maps;
 mod names;
 mod policy;
+mod ports;
 mod service;
 mod text;
 
@@ -43,6 +44,7 @@ pub use event::{Counter, DropKey, DropRecord, Event, EventKind, Hook};
 pub use identity::Identity;
 pub use names::{EndpointMeta, IdentityMeta, PolicyKind, PolicyMeta, RuleMeta, RuleSetMeta, ServiceMeta};
 pub use policy::{Direction, PolicyId, Rule, RuleId, RuleKey, RuleSetId, RuleVerdict};
+pub use ports::{PortUse, Ports};
 pub use service::{
     Affinity, AffinityKey, Backend, BackendId, BackendState, Frontend, FrontendKey, FrontendScope, NodeAddr,
     NodeFamily, ServiceId, SocketPeer, SocketPeerKey, SourceRangeKey, frontend_flags, node_flags,

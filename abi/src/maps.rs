@@ -5,7 +5,8 @@
 use crate::{
     Addr, Affinity, AffinityKey, Backend, Counter, CtEntry, DropKey, DropReason, DropRecord, Endpoint,
     EndpointMeta, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, IdentityMeta, NodeAddr,
-    PolicyMeta, Rule, RuleKey, RuleMeta, RuleSetMeta, ServiceMeta, SocketPeer, SocketPeerKey, SourceRangeKey,
+    PolicyMeta, Ports, Rule, RuleKey, RuleMeta, RuleSetMeta, ServiceMeta, SocketPeer, SocketPeerKey,
+    SourceRangeKey,
 };
 
 /// `BPF_F_NO_PREALLOC` (`linux/bpf.h`): memory is taken when an entry is made, and an update replaces the
@@ -101,7 +102,7 @@ maps! {
     /// Where Services listen.
     FRONTENDS: Hash<FrontendKey, Frontend>, 131_072, NO_PREALLOC;
     /// Slices of backend ids that frontends point into.
-    SLOTS: Array<u32, u32>, 262_144, 0;
+    SLOTS: Array<u32, u32>, 393_216, 0;
     /// Backend id → address, port, state.
     BACKENDS: Hash<u32, Backend>, 131_072, NO_PREALLOC;
     /// Clients that keep their backend, least recently used out first.
@@ -110,10 +111,12 @@ maps! {
     SOURCE_RANGES: LpmTrie<LpmKey<SourceRangeKey>, u32>, 16_384, NO_PREALLOC;
     /// This node's address by family: see `NodeFamily`.
     NODE: Hash<u32, NodeAddr>, 2, NO_PREALLOC;
+    /// Ports of this node that packets of flows may be for, by protocol; other packets of the node are looked up nowhere.
+    PORTS: Array<u32, Ports>, Ports::PLACES, 0;
     /// Addresses that see pods' own addresses: the cluster's pods and nodes, and what is configured.
     NO_MASQUERADE: LpmTrie<LpmKey<Addr>, u32>, 16_384, NO_PREALLOC;
     /// Sockets of the node's own processes → the Service they asked, for `recvmsg` and `getpeername`.
-    SOCKET_PEERS: LruHash<SocketPeerKey, SocketPeer>, 8192, 0;
+    SOCKET_PEERS: LruHash<SocketPeerKey, SocketPeer>, 16_384, 0;
     /// Packets and bytes by drop reason, per CPU; place 0 counts what was forwarded to or from pods.
     COUNTERS: PerCpuArray<u32, Counter>, DropReason::PLACES, 0;
     /// Recent drops that look alike, with the rule that caused them.

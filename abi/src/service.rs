@@ -65,7 +65,7 @@ pub mod frontend_flags {
     /// Only backends of this node count (traffic policy `Local`): without one the packet is dropped and not refused,
     /// since others may have some.
     pub const LOCAL: u16 = 2;
-    /// Only clients in `SOURCE_RANGES` may use it.
+    /// Only clients in `SOURCE_RANGES` may use it, from wherever they come: outside, a pod, the node itself.
     pub const SOURCE_RANGES: u16 = 4;
     /// The slice is a table of consistent hashing (Maglev), equal on every node: the flow's hash chooses.
     pub const MAGLEV: u16 = 8;
@@ -93,8 +93,20 @@ pub struct Frontend {
     /// The Service's own port, network order, whatever port this frontend has: clients keep their backend across all
     /// frontends of one port.
     pub service_port: [u8; 2],
+    /// Distinct backends, in [`Frontend::members`].
+    pub backends: u32,
 }
-pod!(Frontend, 20);
+pod!(Frontend, 24);
+
+impl Frontend {
+    /// The places of `SLOTS` that hold each backend once, by rising number: the first and how many. They are the slice
+    /// itself, or stand behind its table.
+    #[inline(always)]
+    pub const fn members(&self) -> (u32, u32) {
+        let is_table = self.flags & frontend_flags::MAGLEV != 0;
+        (self.first_slot.wrapping_add(if is_table { self.count } else { 0 }), self.backends)
+    }
+}
 
 /// Whether a backend takes flows.
 #[repr(u8)]

@@ -5,6 +5,7 @@
 mod error;
 mod services;
 mod sockets;
+mod xdp;
 
 use std::{
     ffi::OsStr,
@@ -17,9 +18,10 @@ pub use error::ConfigError;
 use ipnetwork::IpNetwork;
 pub use services::{ServiceOptionError, ServiceOptions, Services, prefix};
 pub use sockets::SocketOptions;
+pub use xdp::XdpOptions;
 
 use crate::{
-    datapath::CgroupRoot,
+    datapath::{CgroupRoot, Served, XdpConfig},
     options::{Args, Chain, Command, Install, Options},
 };
 
@@ -117,6 +119,10 @@ pub struct Config {
     pub services: Services,
     /// Whose sockets reach Services; `None` when none do.
     pub sockets: Option<CgroupRoot>,
+    /// Whether pods' sockets are among them.
+    pub served: Served,
+    /// What uplinks run before tc; `None` is nothing.
+    pub xdp: Option<XdpConfig>,
 }
 
 impl TryFrom<Args> for Task {
@@ -141,6 +147,8 @@ impl TryFrom<Options> for Config {
         let related_icmp = related_icmp(&options.datapath_options)?;
         let services = Services::try_from(options.services)?;
         // A kube-proxy serves the node's own processes.
+        let xdp = options.xdp.config(services.settings.replaces_kube_proxy);
+        let served = options.sockets.served();
         let sockets = options.sockets.root()?.filter(|_| services.settings.replaces_kube_proxy);
         if options.mtu != 0 && !(1280..=65535).contains(&options.mtu) {
             return Err(ConfigError::Mtu { mtu: options.mtu });
@@ -162,6 +170,8 @@ impl TryFrom<Options> for Config {
             related_icmp,
             services,
             sockets,
+            served,
+            xdp,
         })
     }
 }
@@ -298,6 +308,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+    use crate::datapath::XdpMode;
 
     fn parse(line: &str) -> Result<Task, ConfigError> {
         let words = std::iter::once("sluice-agent").chain(line.split_whitespace());
@@ -365,6 +376,21 @@ mod tests {
         ] {
             let Ok(Task::Run(config)) = parse(&format!("--node-name n {line}")) else { panic!("{line}") };
             assert_eq!(config.sockets, want, "{line}");
+        }
+    }
+
+    #[test]
+    fn xdp_runs_where_it_is_asked_for_and_clients_outside_are_ours() {
+        let of = |mode, on_veth| Some(XdpConfig { mode, on_veth });
+        for (line, want) in [
+            ("", None),
+            ("--xdp off --xdp-on-veth", None),
+            ("--xdp native", of(XdpMode::Native, false)),
+            ("--xdp generic --xdp-on-veth", of(XdpMode::Generic, true)),
+            ("--xdp native --kube-proxy-replacement false", None),
+        ] {
+            let Ok(Task::Run(config)) = parse(&format!("--node-name n {line}")) else { panic!("{line}") };
+            assert_eq!(config.xdp, want, "{line}");
         }
     }
 

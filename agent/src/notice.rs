@@ -53,6 +53,8 @@ pub enum Reason {
     DoesNotFit,
     /// Another object has what it asks for.
     Contested,
+    /// Another policy of its tier has the same priority.
+    Tied,
     /// The pod's interface was not let into the network; the runtime tries again.
     AddRefused,
 }
@@ -64,6 +66,7 @@ impl fmt::Display for Reason {
             Self::NotUnderstood => "NotUnderstood",
             Self::DoesNotFit => "DoesNotFit",
             Self::Contested => "Contested",
+            Self::Tied => "Tied",
             Self::AddRefused => "AddRefused",
         })
     }
@@ -181,7 +184,9 @@ const NAME_BYTES: usize = 230;
 async fn reference(client: &Client, key: &ObjectKey) -> Option<ObjectReference> {
     let resource = resource(key);
     let (namespace, name) = match key {
-        ObjectKey::Node(name) | ObjectKey::Namespace(name) => (None, name),
+        ObjectKey::Node(name) | ObjectKey::Namespace(name) | ObjectKey::ClusterNetworkPolicy(name) => {
+            (None, name)
+        }
         ObjectKey::Pod(of)
         | ObjectKey::Service(of)
         | ObjectKey::EndpointSlice(of)

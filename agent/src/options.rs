@@ -10,7 +10,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::config::{ServiceOptions, SocketOptions};
+use crate::config::{ServiceOptions, SocketOptions, XdpOptions};
 
 /// The node agent: watches Kubernetes objects and keeps the eBPF maps true to them.
 #[derive(Debug, Parser)]
@@ -174,6 +174,9 @@ pub struct Options {
     /// The node's own processes.
     #[command(flatten)]
     pub sockets: SocketOptions,
+    /// XDP on the uplinks.
+    #[command(flatten)]
+    pub xdp: XdpOptions,
     /// Form of the log, on standard error.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "SLUICE_LOG_FORMAT")]
     pub log_format: LogFormat,

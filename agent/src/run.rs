@@ -99,7 +99,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let stop = stop_signal()?;
     preflight::check(&config.paths.bpffs)?;
     let _lock = Lock::take(&config.paths.state_dir)?;
-    let datapath = Datapath::load(&datapath_config(&config))?;
+    let mut datapath = Datapath::load(&datapath_config(&config))?;
+    use_xdp(&mut datapath, &config);
     let (monitor, network) = Monitor::start(config.uplinks.clone()).await?;
     let (published, follow) = published::channel(Published::default());
     let topology = Topology::new(config.node.clone(), config.pod_cidrs.clone());
@@ -112,7 +113,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     });
     let mut reconciler = Reconciler::new(compiler, topology, datapath, network, published, notices)?;
     reconciler.adopt(wired);
-    reconciler.serve_sockets(config.sockets.clone());
+    reconciler.serve_sockets(config.sockets.clone(), config.served);
     let feed = Feed::open(config.source.clone()).await?;
     let notices = publish_notices(feed.client(), &config.node, notices_in);
     let (installed, can_make_pods) = published::channel(false);
@@ -155,6 +156,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 pub async fn pause() -> Result<(), RunError> {
     stop_signal()?.await;
     Ok(())
+}
+
+/// Lets uplinks run XDP, where it is asked for and the kernel does; the rest works without.
+fn use_xdp(datapath: &mut Datapath, config: &Config) {
+    if let Err(error) = datapath.use_xdp(&datapath_config(config), config.xdp) {
+        warn!(error = %Causes(&error), "no uplink runs XDP: packets from outside go through tc");
+    }
 }
 
 fn datapath_config(config: &Config) -> DatapathConfig {

@@ -30,7 +30,15 @@ use tokio::sync::mpsc;
 
 mod netns;
 
-const PLURALS: [&str; 6] = ["namespaces", "nodes", "pods", "services", "endpointslices", "networkpolicies"];
+const PLURALS: [&str; 7] = [
+    "namespaces",
+    "nodes",
+    "pods",
+    "services",
+    "endpointslices",
+    "networkpolicies",
+    "clusternetworkpolicies",
+];
 
 /// An API server that says what a test tells it to.
 #[derive(Clone, Default)]
@@ -42,6 +50,8 @@ struct Script {
     streams: bool,
     /// A kind that does not exist (yet).
     missing: Option<&'static str>,
+    /// Whether discovery says that there are ClusterNetworkPolicies.
+    defines: bool,
     /// Names of objects by plural.
     objects: BTreeMap<&'static str, Vec<&'static str>>,
     /// Objects by name that have another `spec` than an empty one.
@@ -103,7 +113,8 @@ impl Server {
 }
 
 fn object(plural: &str, name: &str, version: u32) -> Value {
-    let namespace = (!matches!(plural, "namespaces" | "nodes")).then_some("default");
+    let namespace =
+        (!matches!(plural, "namespaces" | "nodes" | "clusternetworkpolicies")).then_some("default");
     json!({"metadata": {"name": name, "namespace": namespace, "resourceVersion": version.to_string(), "managedFields": [{}]}})
 }
 
@@ -137,6 +148,9 @@ async fn answer(State(server): State<Server>, method: Method, uri: Uri, body: By
     if script.missing.is_some_and(|missing| missing == plural) {
         return status(StatusCode::NOT_FOUND);
     }
+    if let Some(found) = discovery(uri.path(), script.defines) {
+        return axum::Json(found).into_response();
+    }
     if let Some((plural, name)) = single(uri.path()) {
         return metadata(plural, name, &script);
     }
@@ -162,6 +176,24 @@ async fn answer(State(server): State<Server>, method: Method, uri: Uri, body: By
         lines.poll_recv(context).map(|line| line.map(Ok::<_, std::io::Error>))
     });
     Body::from_stream(stream).into_response()
+}
+
+/// What the server says that it has.
+fn discovery(path: &str, defines: bool) -> Option<Value> {
+    let version = json!({"groupVersion": "policy.networking.k8s.io/v1alpha2", "version": "v1alpha2"});
+    let group =
+        json!({"name": "policy.networking.k8s.io", "versions": [version], "preferredVersion": version});
+    let resource = json!({"name": "clusternetworkpolicies", "singularName": "", "namespaced": false,
+        "kind": "ClusterNetworkPolicy", "verbs": ["list", "watch"]});
+    match path {
+        "/apis" => {
+            let groups = if defines { vec![group] } else { Vec::new() };
+            Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
+        }
+        "/apis/policy.networking.k8s.io/v1alpha2" => Some(json!({"kind": "APIResourceList",
+            "apiVersion": "v1", "groupVersion": version["groupVersion"], "resources": [resource]})),
+        _ => None,
+    }
 }
 
 /// Plural and name, when the path is one namespaced object's.
@@ -263,7 +295,7 @@ fn two_pods() -> BTreeMap<&'static str, Vec<&'static str>> {
 async fn streamed_lists_are_told_before_synced_and_followed_after() {
     let server = Server::new(Script { streams: true, objects: everything(), ..Script::default() });
     let mut follower = server.follow().await;
-    assert_eq!(follower.synced().await.len(), 12);
+    assert_eq!(follower.synced().await.len(), 14);
     assert!(server.script().requests.iter().all(|line| line.contains("watch=true")), "nothing was listed");
     server.say("pods", "ADDED", &object("pods", "c", 6));
     server.say("pods", "DELETED", &object("pods", "a", 7));
@@ -278,7 +310,7 @@ async fn streamed_lists_are_told_before_synced_and_followed_after() {
 async fn a_server_that_cannot_stream_is_listed_page_by_page() {
     let server = Server::new(Script { objects: everything(), ..Script::default() });
     let mut follower = server.follow().await;
-    assert_eq!(follower.synced().await.len(), 12);
+    assert_eq!(follower.synced().await.len(), 14);
     let script = server.script();
     let pages = |line: &&String| line.contains("/api/v1/pods") && line.contains("limit=500");
     assert_eq!(script.requests.iter().filter(pages).count(), 2, "{:?}", script.requests);
@@ -337,6 +369,42 @@ async fn while_a_kind_does_not_exist_not_everything_was_told() {
     server.script().missing = None;
     server.script().objects.insert("networkpolicies", vec!["p"]);
     assert_eq!(follower.synced().await, ["NetworkPolicy default/p", "Pod default/a"]);
+}
+
+#[tokio::test]
+async fn a_cluster_without_cluster_network_policies_is_told_whole_and_takes_them_once_they_are_defined() {
+    for streams in [true, false] {
+        let missing = Some("clusternetworkpolicies");
+        let objects = BTreeMap::from([("pods", vec!["a"])]);
+        let server = Server::new(Script { streams, missing, objects, ..Script::default() });
+        let mut follower = server.follow().await;
+        assert_eq!(follower.synced().await, ["Pod default/a"]);
+        server.script().objects.insert("clusternetworkpolicies", vec!["c"]);
+        server.script().defines = true;
+        server.script().missing = None;
+        follower.until(&["ClusterNetworkPolicy c", "Pod default/a"]).await;
+        // The definition goes, and all of its objects with it.
+        server.script().defines = false;
+        server.script().missing = missing;
+        server.hang_up("clusternetworkpolicies");
+        follower.until(&["Pod default/a"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_resource_that_is_not_found_but_defined_is_no_empty_one() {
+    let missing = Some("clusternetworkpolicies");
+    let server = Server::new(Script { streams: true, defines: true, missing, ..Script::default() });
+    let mut follower = server.follow().await;
+    let asked = || {
+        let script = server.script();
+        script.requests.iter().filter(|line| line.contains("clusternetworkpolicies")).count() > 1
+    };
+    eventually(asked).await;
+    assert!(follower.events.is_empty(), "not synced");
+    server.script().missing = None;
+    server.script().objects.insert("clusternetworkpolicies", vec!["c"]);
+    assert_eq!(follower.synced().await, ["ClusterNetworkPolicy c"]);
 }
 
 #[tokio::test]

@@ -9,10 +9,10 @@
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::{
-        bindings::TC_ACT_UNSPEC,
-        macros::{classifier, map},
+        bindings::{TC_ACT_UNSPEC, xdp_action::XDP_PASS},
+        macros::{classifier, map, xdp},
         maps::{Array, ProgramArray},
-        programs::TcContext,
+        programs::{TcContext, XdpContext},
     };
 
     /// The first bytes of the packet: up to and with the TCP checksum of an IPv6 packet, the last that a hook changes.
@@ -30,11 +30,15 @@ mod programs {
     #[map]
     static TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
+    /// The same for programs of XDP.
+    #[map]
+    static TARGET_XDP: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
     /// Source port of the next packet of [`fresh`].
     #[map]
     static NEXT_PORT: Array<u32> = Array::with_max_entries(1, 0);
 
-    /// No tc action: says that there was no program to call, or a packet shorter than [`Headers`].
+    /// No action: says that there was no program to call, or a packet shorter than [`Headers`].
     const NOT_RUN: i32 = 99;
     /// Offset of the source port in a packet without options: Ethernet and IPv4, Ethernet and IPv6.
     const PORT_V4: usize = 34;
@@ -65,6 +69,27 @@ mod programs {
     #[classifier]
     pub(crate) fn nothing(_: TcContext) -> i32 {
         TC_ACT_UNSPEC
+    }
+
+    /// As [`same`], in XDP.
+    #[xdp(frags)]
+    pub(crate) fn same_xdp(ctx: XdpContext) -> u32 {
+        let Some(headers) = HEADERS.get(0) else { return NOT_RUN as u32 };
+        let start = ctx.data();
+        if start + size_of::<Headers>() > ctx.data_end() {
+            return NOT_RUN as u32;
+        }
+        // SAFETY: as in `put`.
+        unsafe { *(start as *mut Headers) = *headers };
+        // SAFETY: nothing here waits to be dropped.
+        unsafe { TARGET_XDP.tail_call(&ctx, 0) };
+        NOT_RUN as u32
+    }
+
+    /// The yardstick in XDP. A veth's peer may run it too, to take what XDP sends it.
+    #[xdp(frags)]
+    pub(crate) fn nothing_xdp(_: XdpContext) -> u32 {
+        XDP_PASS
     }
 
     #[inline(always)]

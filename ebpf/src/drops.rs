@@ -55,19 +55,31 @@ impl Trace {
 /// Counts a packet that was let pass.
 #[inline(always)]
 pub(crate) fn forwarded(ctx: &TcContext) {
-    count(FORWARDED, ctx.len());
+    forwarded_bytes(ctx.len());
+}
+
+/// The same of a packet of so many bytes.
+#[inline(always)]
+pub(crate) fn forwarded_bytes(len_bytes: u32) {
+    count(FORWARDED, len_bytes);
 }
 
 /// Counts and reports a dropped packet; `reason` is a [`sluice_abi::DropReason`].
 #[inline(always)]
 pub(crate) fn record(ctx: &TcContext, scratch: &Scratch, reason: u8) {
-    count(u32::from(reason), ctx.len());
+    record_at(scratch, reason, ctx.len(), ifindex(ctx));
+}
+
+/// The same of a packet of so many bytes that came by the interface.
+#[inline(always)]
+pub(crate) fn record_at(scratch: &Scratch, reason: u8, len_bytes: u32, ifindex: u32) {
+    count(u32::from(reason), len_bytes);
     if reason == DropReason::LinkLocal as u8 {
         return; // every pod says such things when it starts: the count is enough
     }
     let at_ns = config::now_ns();
     if remember(&scratch.trace, &scratch.packet.tuple, reason, at_ns) {
-        report(scratch, reason, at_ns, ctx.len(), ifindex(ctx));
+        report(scratch, reason, at_ns, len_bytes, ifindex);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Sending a packet on.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     bindings::{BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup, bpf_redir_neigh},
     helpers::generated::{
@@ -7,7 +9,7 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
-use sluice_abi::{DropReason, Endpoint};
+use sluice_abi::{DropReason, Endpoint, Tuple};
 
 use crate::{
     config,
@@ -118,27 +120,10 @@ fn try_run(forward: Forward, ctx: &TcContext, scratch: &Scratch) -> Result<i32, 
 /// would not take, since it is `masked`, waits for its neighbour behind the redirect.
 #[inline(never)]
 fn route(ctx: &TcContext, packet: &Packet, masked: bool, next_hop: &mut bpf_redir_neigh) -> u32 {
-    // SAFETY: integers and byte arrays; zero is a value of each.
-    let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     // SAFETY: the context of a running program.
-    params.ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    params.l4_protocol = packet.tuple.protocol;
-    params.__bindgen_anon_1.tot_len = datagram_len(ctx, packet);
-    let (src, dst) = (&packet.tuple.src, &packet.tuple.dst);
-    if packet.is_v4 {
-        params.family = AF_INET;
-        params.__bindgen_anon_2.tos = packet.tos;
-        params.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(src.v4_octets());
-        params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(dst.v4_octets());
-    } else {
-        params.family = AF_INET6;
-        params.__bindgen_anon_2.flowinfo = (u32::from(packet.tos) << 20).to_be();
-        params.__bindgen_anon_3.ipv6_src = words(src);
-        params.__bindgen_anon_4.ipv6_dst = words(dst);
-    }
-    let size = size_of::<bpf_fib_lookup>() as i32;
-    // SAFETY: the helper reads and writes `size` bytes of a live value.
-    let result = unsafe { fib_lookup(ctx.skb.skb.cast(), &raw mut params, size, 0) };
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    let mut params = question(&packet.tuple, packet, ifindex, datagram_len(ctx, packet));
+    let result = lookup(ctx.skb.skb.cast(), &mut params);
     if result != FIB_SUCCESS && !(masked && result == FIB_NO_NEIGHBOR) {
         return 0;
     }
@@ -152,6 +137,42 @@ fn route(ctx: &TcContext, packet: &Packet, masked: bool, next_hop: &mut bpf_redi
         next_hop.__bindgen_anon_1.ipv6_nh = unsafe { params.__bindgen_anon_4.ipv6_dst };
     }
     params.ifindex
+}
+
+/// Asks for the way of a packet that came by the interface and has this tuple by now; `length` is the datagram's, bytes.
+#[inline(always)]
+pub(crate) fn question(tuple: &Tuple, packet: &Packet, ifindex: u32, length: u16) -> bpf_fib_lookup {
+    // SAFETY: integers and byte arrays; zero is a value of each.
+    let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    params.ifindex = ifindex;
+    params.l4_protocol = tuple.protocol;
+    params.__bindgen_anon_1.tot_len = length;
+    let (src, dst) = (&tuple.src, &tuple.dst);
+    if packet.is_v4 {
+        params.family = AF_INET;
+        params.__bindgen_anon_2.tos = packet.tos;
+        params.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(src.v4_octets());
+        params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(dst.v4_octets());
+    } else {
+        params.family = AF_INET6;
+        params.__bindgen_anon_2.flowinfo = (u32::from(packet.tos) << 20).to_be();
+        params.__bindgen_anon_3.ipv6_src = words(src);
+        params.__bindgen_anon_4.ipv6_dst = words(dst);
+    }
+    params
+}
+
+#[inline(always)]
+fn lookup(ctx: *mut c_void, params: &mut bpf_fib_lookup) -> i64 {
+    let size = size_of::<bpf_fib_lookup>() as i32;
+    // SAFETY: the helper reads and writes `size` bytes of a live value.
+    unsafe { fib_lookup(ctx, params, size, 0) }
+}
+
+/// Whether the answer is a device and the addresses of a frame.
+#[inline(always)]
+pub(crate) fn has_next_hop(ctx: *mut c_void, params: &mut bpf_fib_lookup) -> bool {
+    lookup(ctx, params) == FIB_SUCCESS
 }
 
 /// Bytes of the IP datagram that must fit the route: of one segment, when the device cuts it up.

@@ -48,6 +48,8 @@ mod packet;
 #[cfg(target_arch = "bpf")]
 mod policy;
 #[cfg(target_arch = "bpf")]
+mod ports;
+#[cfg(target_arch = "bpf")]
 mod scratch;
 mod service;
 

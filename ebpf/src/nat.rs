@@ -18,6 +18,8 @@ use crate::{
     scratch,
 };
 
+pub(crate) mod plain;
+
 /// Offsets from the start of an IPv4 header (RFC 791) and an IPv6 header (RFC 8200).
 const IPV4_CHECKSUM: u32 = 10;
 const IPV4_SRC: u32 = 12;

@@ -14,6 +14,8 @@ use sluice_abi::{Addr, DropReason, FragmentKey, FragmentPorts, Tuple, maps, prot
 
 use crate::{outcome, scratch};
 
+pub(crate) mod plain;
+
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> =
     LruHashMap::with_max_entries(maps::FRAGMENTS.max_entries, maps::FRAGMENTS.flags);

@@ -6,21 +6,22 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
 use aya::{
     TestRun as _,
-    programs::{SchedClassifier, TestRunOptions},
+    programs::{SchedClassifier, TestRunOptions, Xdp},
 };
+use aya_obj::programs::XdpAttachType;
 use nix::sched::{CloneFlags, unshare};
 use sluice_abi::{
     Addr, Backend, BackendId, BackendState, DropReason, Endpoint, EndpointId, Frontend, FrontendKey,
     FrontendScope, Hook, Identity, NodeAddr, NodeFamily, Prefix, Rule, RuleId, RuleKey, RuleSetId,
     RuleVerdict, ServiceId, endpoint_flags,
 };
-use sluice_agent::datapath::{Datapath, DatapathConfig};
+use sluice_agent::datapath::{Datapath, DatapathConfig, XdpConfig, XdpMode};
 use sluice_maps::{Maps, RuleRange, testing::PrivateBpffs};
 
 /// What a program decided.
@@ -78,6 +79,7 @@ pub struct Lab {
     bpffs: PrivateBpffs,
     datapath: Datapath,
     programs: [SchedClassifier; 4],
+    config: DatapathConfig,
     devices: u32,
 }
 
@@ -125,7 +127,7 @@ impl Lab {
         let datapath = Datapath::load(&config).expect("loading the programs");
         let programs = [Hook::FromPod, Hook::ToPod, Hook::FromNetdev, Hook::ToNetdev]
             .map(|hook| pinned(bpffs.path(), hook));
-        Self { bpffs, datapath, programs, devices: 0 }
+        Self { bpffs, datapath, programs, config, devices: 0 }
     }
 
     /// The maps.
@@ -285,7 +287,8 @@ impl Lab {
         }
         let key =
             FrontendKey { addr: at.ip().into(), port: at.port().to_be_bytes(), protocol, scope: scope as u8 };
-        let frontend = Frontend { count: backends.len() as u32, ..frontend };
+        let frontend = Frontend { count: backends.len() as u32, backends: backends.len() as u32, ..frontend };
+        self.maps().note_port(&key).expect("a port");
         self.maps().frontends.put(&key, &frontend).expect("a frontend");
     }
 
@@ -324,6 +327,17 @@ impl Lab {
     /// As [`Lab::run`].
     pub fn from_pod(&self, pod: &LabPod, packet: &[u8]) -> Output {
         self.run(Hook::FromPod, pod.ifindex, packet)
+    }
+
+    /// Loads the program of XDP.
+    ///
+    /// # Panics
+    /// When the kernel refuses it.
+    pub fn xdp(&mut self) -> Xdp {
+        let xdp = XdpConfig { mode: XdpMode::Native, on_veth: true };
+        self.datapath.use_xdp(&self.config, Some(xdp)).expect("loading the program of XDP");
+        let pin = programs(self.bpffs.path()).join("xdp_netdev");
+        Xdp::from_pin(pin, XdpAttachType::Interface).expect("a pinned program")
     }
 
     /// Packets dropped for a reason.
@@ -366,13 +380,65 @@ pub fn ip(arguments: &str) {
 }
 
 fn pinned(bpffs: &Path, hook: Hook) -> SchedClassifier {
+    SchedClassifier::from_pin(programs(bpffs).join(hook.name())).expect("a pinned program")
+}
+
+/// Where the programs are pinned.
+fn programs(bpffs: &Path) -> PathBuf {
     let folder = sluice_maps::pin_dir(bpffs).join("programs");
     let digest = std::fs::read_dir(&folder)
         .expect("the folder of programs")
         .next()
         .expect("programs")
         .expect("a folder");
-    SchedClassifier::from_pin(digest.path().join(hook.name())).expect("a pinned program")
+    digest.path()
+}
+
+/// What the program of XDP made of a packet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum XdpAction {
+    /// Dropped.
+    Drop,
+    /// On to tc.
+    Pass,
+    /// Sent out of the device it came by.
+    Turn,
+}
+
+/// Runs the program of XDP on a packet that came by the interface; gives its decision and the packet as it left.
+///
+/// # Panics
+/// When the kernel cannot run it, or the return value is none that the program gives.
+pub fn run_xdp(program: &Xdp, ifindex: u32, packet: &[u8]) -> (XdpAction, Vec<u8>) {
+    let mut out = vec![0; packet.len() + 256];
+    let context = xdp_context(ifindex, packet.len());
+    let options = TestRunOptions {
+        data_in: Some(packet),
+        data_out: Some(&mut out),
+        ctx_in: Some(&context),
+        ..TestRunOptions::default()
+    };
+    let result = program.test_run(options).expect("a run of the program");
+    out.truncate(result.data_size_out as usize);
+    (xdp_action(result.return_value).expect("a decision of the program"), out)
+}
+
+/// What a return value of XDP means (`enum xdp_action`, `linux/bpf.h`); none for one that the program does not give.
+pub fn xdp_action(return_value: u32) -> Option<XdpAction> {
+    match return_value {
+        1 => Some(XdpAction::Drop),
+        2 => Some(XdpAction::Pass),
+        3 => Some(XdpAction::Turn),
+        _ => None,
+    }
+}
+
+/// A `struct xdp_md` (`linux/bpf.h`) of a packet of so many bytes that came by the interface.
+pub fn xdp_context(ifindex: u32, len_bytes: usize) -> [u8; 24] {
+    let mut context = [0; 24];
+    context[4..8].copy_from_slice(&(len_bytes as u32).to_ne_bytes());
+    context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
+    context
 }
 
 /// What a program's return value means (`TC_ACT_*`, `linux/pkt_cls.h`); none for one that no program gives.

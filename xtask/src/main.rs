@@ -15,6 +15,7 @@ mod command;
 mod demo;
 mod docs;
 mod image;
+mod mutants;
 mod oci;
 mod setup;
 mod test;
@@ -42,6 +43,8 @@ enum Command {
     Demo(demo::Args),
     /// Check and test everything, layer by layer.
     Test(test::Args),
+    /// Break the compiler of policies in many small ways, and see that its tests notice each.
+    Mutants(mutants::Args),
     /// Measure: figures beside their budgets. Needs root.
     Bench(bench::Args),
     /// What continuous integration runs: every layer of `test`.
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Mutants(args) => mutants::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Ci => ci::run(),
         Command::Vm(args) => vm::run(&args),

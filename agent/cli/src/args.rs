@@ -7,7 +7,7 @@ use sluice_abi::protocol;
 use sluice_maps::Maps;
 
 use crate::{
-    bpf, conntrack, drops, endpoints, ipcache,
+    bpf, conntrack, drops, endpoints, ipcache, offline,
     output::{self, Format},
     policy,
     services::{self, trace::Question},
@@ -20,7 +20,7 @@ Exit codes:
   1  no answer: the error says what could not be read (status: an answer, but no datapath is pinned)
   2  the command line is wrong";
 
-/// Asks what Sluice's datapath on this node does, and why. Works with the agent dead; needs root.
+/// Asks what Sluice's datapath on this node does, and why. Works with the agent dead; needs root, but for what reads files.
 #[derive(Debug, Parser)]
 #[command(name = "sluice", version, after_help = EXIT_CODES)]
 pub(crate) struct Args {
@@ -35,6 +35,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is parsed once")]
 enum Command {
     /// Whether a datapath is in place, how full its maps are, whether the agent answers
     Status {
@@ -49,7 +50,7 @@ enum Command {
         #[command(subcommand)]
         command: Option<Services>,
     },
-    /// Policies in force
+    /// Policies: those in force, and those in files
     #[command(subcommand)]
     Policy(Policy),
     /// Flows: who opened them, state, age, and the rules that let them pass
@@ -110,6 +111,16 @@ enum Policy {
         #[arg(long, value_name = "NAMESPACE/POD")]
         pod: Option<String>,
     },
+    /// Whether a flow passes, by policies in files: no cluster, no root
+    Check(offline::Flow),
+    /// Why it passes or does not: the rule that decides, else the one that comes closest
+    Explain(offline::Flow),
+    /// Who reaches whom on one port
+    Matrix(offline::Cells),
+    /// What is likely wrong with policies: selectors and ports that nobody has, DNS cut, rules that add nothing
+    Lint(offline::lint::Lint),
+    /// Whose verdict changes between two sets of objects
+    Diff(offline::diff::Diff),
 }
 
 #[derive(Debug, Subcommand)]
@@ -138,6 +149,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Policy(Policy::Dump { pod }) => {
             output::print(format, &policy::dump::answer(&maps()?, pod.as_deref())?)?;
         }
+        Command::Policy(Policy::Check(flow)) => return offline::check(format, flow),
+        Command::Policy(Policy::Explain(flow)) => return offline::explain(format, flow),
+        Command::Policy(Policy::Matrix(cells)) => return offline::cells(format, cells),
+        Command::Policy(Policy::Lint(lint)) => return offline::lint::run(format, lint),
+        Command::Policy(Policy::Diff(diff)) => return offline::diff::run(format, diff),
         Command::Conntrack => output::print(format, &conntrack::answer(&maps()?)?)?,
         Command::Ipcache => output::print(format, &ipcache::answer(&maps()?)?)?,
         Command::Drops { counters: false } => output::print(format, &drops::records(&maps()?)?)?,

@@ -18,6 +18,7 @@ mod drops;
 mod endpoints;
 mod ipcache;
 mod names;
+mod offline;
 mod output;
 mod policy;
 mod services;

@@ -1,6 +1,7 @@
 //! `sluice status`: is a datapath in place, and how is it.
 
 use std::{
+    ffi::CStr,
     fmt::Write,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -48,9 +49,23 @@ struct Datapath {
     programs: Vec<PathBuf>,
     /// Paths of pinned links under `pins`.
     links: Vec<PathBuf>,
+    /// Whether programs lead sockets, the node's own at least, to Services.
+    leads_sockets: bool,
+    /// Uplinks whose packets meet XDP before tc.
+    xdp: Vec<XdpUplink>,
     forwarded: Total,
     dropped: Total,
     maps: Vec<Fill>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct XdpUplink {
+    interface_index: u32,
+    /// Its name, where the device is in this network namespace.
+    device: Option<String>,
+    /// `native` or `generic`.
+    mode: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -89,11 +104,35 @@ fn datapath(bpffs: &Path) -> Result<Datapath, MapsError> {
         epoch: maps.epoch.get(0)?,
         endpoints: maps.endpoint_meta.count()?,
         programs: of_kind(PinKind::Program),
+        leads_sockets: pins.iter().any(|pin| pin.kind == PinKind::Link && pin.path.starts_with("sockets")),
+        xdp: pins.iter().filter_map(|pin| xdp_uplink(&pin.path)).collect(),
         links: of_kind(PinKind::Link),
         forwarded,
         dropped,
         maps: fill.collect(),
     })
+}
+
+/// The uplink of a pinned link, which has its interface index and the mode in its name.
+fn xdp_uplink(link: &Path) -> Option<XdpUplink> {
+    let (index, mode) = link.file_name()?.to_str()?.split_once("-xdp-")?;
+    let interface_index = index.parse().ok()?;
+    Some(XdpUplink { interface_index, device: device(interface_index), mode: mode.to_owned() })
+}
+
+fn device(interface_index: u32) -> Option<String> {
+    let mut name = [0_u8; libc::IF_NAMESIZE];
+    // SAFETY: room for the longest name.
+    let found = unsafe { libc::if_indextoname(interface_index, name.as_mut_ptr().cast()) };
+    let name = CStr::from_bytes_until_nul(&name).ok().filter(|_| !found.is_null())?;
+    Some(name.to_string_lossy().into_owned())
+}
+
+impl XdpUplink {
+    fn text(&self) -> String {
+        let device = self.device.clone().unwrap_or_else(|| format!("interface {}", self.interface_index));
+        format!("{device} ({})", self.mode)
+    }
 }
 
 impl Status {
@@ -120,6 +159,8 @@ impl Answer for Status {
                 ("Endpoints", datapath.endpoints.to_string()),
                 ("Programs", datapath.programs.len().to_string()),
                 ("Links", datapath.links.len().to_string()),
+                ("Sockets", if datapath.leads_sockets { "led" } else { "not led" }.to_owned()),
+                ("XDP", output::list(&datapath.xdp.iter().map(XdpUplink::text).collect::<Vec<_>>())),
                 ("Forwarded", datapath.forwarded.to_string()),
                 ("Dropped", datapath.dropped.to_string()),
             ]);

@@ -10,11 +10,11 @@ use std::{
 };
 
 use sha2::{Digest as _, Sha256};
-use sluice_abi::{Addr, BackendState, Direction, EndpointId, FrontendKey, Prefix};
+use sluice_abi::{Addr, BackendState, Direction, EndpointId, FrontendKey, Prefix, RuleVerdict};
 
 use crate::{
-    cluster::{LocalEndpoint, PortMatch},
-    object::NamespacedName,
+    cluster::{Action, LocalEndpoint, PortMatch, Tier},
+    object::{NamespacedName, PolicyName},
     selector::{Peer, Selector},
 };
 
@@ -58,6 +58,8 @@ pub struct DesiredState {
     pub endpoints: BTreeMap<Addr, DesiredEndpoint>,
     /// Every attached interface, served or not.
     pub interfaces: BTreeMap<EndpointId, LocalEndpoint>,
+    /// ClusterNetworkPolicies that share a place in their tier: they are asked in the order of their names.
+    pub ties: BTreeMap<(Tier, u16), BTreeSet<String>>,
     /// Services that have frontends.
     pub services: BTreeMap<NamespacedName, Arc<DesiredService>>,
     /// Frontends that several Services ask for: the first by name has it, and the others go without.
@@ -90,9 +92,10 @@ pub enum DesiredEndpoint {
 pub struct RuleSet {
     /// For which direction.
     pub direction: Direction,
-    /// The policies that isolate; with none of them everything is allowed.
+    /// The NetworkPolicies that isolate; with none of them what no rule decides is allowed.
     pub isolating: BTreeSet<NamespacedName>,
-    /// What they allow, by policy and index.
+    /// What policies say, in the order in which they are asked: by tier; within Admin and Baseline by precedence, the first
+    /// match decides; NetworkPolicies by name and index, any match allows. Where some isolate, none is of Baseline.
     pub rules: Vec<SetRule>,
 }
 
@@ -101,6 +104,10 @@ pub struct RuleSet {
 pub struct SetRule {
     /// Whose it is.
     pub source: RuleSource,
+    /// When it is asked.
+    pub tier: Tier,
+    /// What becomes of what it matches; a NetworkPolicy accepts.
+    pub action: Action,
     /// The peers.
     pub peers: BTreeSet<Peer>,
     /// The ports, names of ingress ports resolved; `None` is every port and every protocol.
@@ -111,7 +118,7 @@ pub struct SetRule {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct RuleSource {
     /// The policy.
-    pub policy: NamespacedName,
+    pub policy: PolicyName,
     /// Which of its lists.
     pub direction: Direction,
     /// The index in the list, from 0.
@@ -125,14 +132,25 @@ impl fmt::Display for RuleSource {
 }
 
 impl RuleSet {
+    /// The policies that have a say: those that isolate, and those of the rules.
+    pub fn policies(&self) -> BTreeSet<PolicyName> {
+        let isolating = self.isolating.iter().cloned().map(PolicyName::NetworkPolicy);
+        isolating.chain(self.rules.iter().map(|rule| rule.source.policy.clone())).collect()
+    }
+
     /// The canonical text: a format, see [`crate::selector`].
     pub fn text(&self) -> String {
         let mut text = format!("{}\n", self.direction.name());
         for policy in &self.isolating {
             text += &format!("isolated by {policy}\n");
         }
-        for SetRule { source, peers, ports } in &self.rules {
-            text += &format!("{source}\n");
+        for SetRule { source, tier, action, peers, ports } in &self.rules {
+            match tier {
+                Tier::NetworkPolicy => text += &format!("{source}\n"),
+                Tier::Admin | Tier::Baseline => {
+                    text += &format!("{source} {} {}\n", tier.name(), action.name());
+                }
+            }
             peers.iter().for_each(|peer| text += &format!(" peer {peer}\n"));
             match ports {
                 None => text += " every port\n",
@@ -157,12 +175,15 @@ impl fmt::Display for Class {
     }
 }
 
-/// One entry of a rule set; all allow.
+/// One entry of a rule set; the one with the longest prefix decides, and none drops.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RuleEntry {
     /// Which packets.
     pub ports: PortPrefix,
-    /// The rule; `None` where no policy isolates.
+    /// What becomes of them.
+    pub verdict: RuleVerdict,
+    /// The rule; `None` where no rule matches: what then passes is not isolated, what does not is, within what a rule of a
+    /// ClusterNetworkPolicy says of a wider range.
     pub source: Option<Arc<RuleSource>>,
 }
 

@@ -10,12 +10,18 @@
 #![warn(missing_docs)]
 
 pub mod cluster;
+pub mod compare;
 pub mod compile;
 pub mod desired;
 pub mod diff;
+pub mod explain;
+pub mod lint;
 pub mod maglev;
+pub mod matrix;
 pub mod object;
 pub mod plan;
 mod prefix;
+mod reach;
 pub mod selector;
 pub mod verdict;
+pub mod world;

@@ -100,6 +100,17 @@ impl LabelSelector {
         let is_known = |requirement: &Requirement| labels.get(requirement.key()).is_some();
         self.0.iter().all(|requirement| is_known(requirement) && requirement.holds(labels))
     }
+
+    /// Whether an object with these labels and some others may be selected.
+    pub(crate) fn may_match(&self, labels: &Labels) -> bool {
+        let is_unknown = |requirement: &Requirement| labels.get(requirement.key()).is_none();
+        self.0.iter().all(|requirement| is_unknown(requirement) || requirement.holds(labels))
+    }
+
+    /// Whether it asks for no label but this one.
+    pub(crate) fn is_only_about(&self, key: &str) -> bool {
+        self.0.iter().all(|requirement| requirement.key() == key)
+    }
 }
 
 /// Checks a word for characters that labels and port names cannot have; the canonical text relies on their absence.
@@ -207,6 +218,8 @@ pub enum Namespaces {
     Named(String),
     /// Those with such labels.
     Matching(LabelSelector),
+    /// Those with such labels, and those that may have them, as far as is known.
+    Possibly(LabelSelector),
 }
 
 /// A range of addresses without its exceptions (`IPBlock`).
@@ -237,6 +250,9 @@ impl fmt::Display for Peer {
             Self::Pods { namespaces: Namespaces::Named(name), pods } => write!(f, "pods {name}/{pods}"),
             Self::Pods { namespaces: Namespaces::Matching(labels), pods } => {
                 write!(f, "pods {labels}/{pods}")
+            }
+            Self::Pods { namespaces: Namespaces::Possibly(labels), pods } => {
+                write!(f, "pods {labels}?/{pods}")
             }
             Self::Block(block) => {
                 write!(f, "cidr {}", block.cidr)?;

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sluice_abi::{Addr, BackendState, Direction, EndpointId, FrontendKey, FrontendScope};
+use sluice_abi::{Addr, BackendState, Direction, EndpointId, FrontendKey, FrontendScope, RuleVerdict};
 use sluice_core::{
     cluster::{Change, LocalEndpoint, NodeName},
     compile::Compiler,
@@ -139,8 +139,12 @@ fn dump_set(desired: &DesiredState, index: usize, digest: &Digest, text: &mut St
         let class = class.map_or_else(|| "any".to_owned(), |class| desired.classes[&class].to_string());
         writeln!(text, "  {class}").expect("a string");
         for entry in entries.iter() {
-            let source =
-                entry.source.as_ref().map_or_else(|| "not isolated".to_owned(), |source| source.to_string());
+            let source = match (&entry.source, entry.verdict) {
+                (None, RuleVerdict::Allow) => "not isolated".to_owned(),
+                (None, RuleVerdict::Deny) => "denied by no rule".to_owned(),
+                (Some(source), RuleVerdict::Allow) => source.to_string(),
+                (Some(source), RuleVerdict::Deny) => format!("denied by {source}"),
+            };
             match entry.ports {
                 PortPrefix::Any => writeln!(text, "    everything: {source}"),
                 PortPrefix::Ports { protocol, first, bits } => {

@@ -131,3 +131,39 @@ fn a_change_of_what_matters_here_is_pending() {
         assert!(compiler.has_pending(), "{change:?}");
     }
 }
+
+/// A ClusterNetworkPolicy of the Admin tier about namespaces of team a.
+fn cluster_policy(name: &str, priority: u16, action: &str) -> Change {
+    upsert(json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": name}, "spec": {"tier": "Admin", "priority": priority,
+        "subject": {"namespaces": {"matchLabels": {"team": "a"}}},
+        "ingress": [{"action": action, "from": [{"namespaces": {}}]}]}}))
+}
+
+fn namespace(team: &str) -> Change {
+    upsert(json!({"apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": "default", "labels": {"team": team}}}))
+}
+
+/// The policies that have a say about what the pod receives, in the order in which they are asked.
+fn asked(compiler: &mut Compiler) -> Vec<String> {
+    let sets = compiler.desired().rule_sets.values();
+    sets.flat_map(|set| &set.rules).map(|rule| rule.source.policy.to_string()).collect()
+}
+
+#[test]
+fn labels_of_a_namespace_and_priorities_change_who_is_asked() {
+    let mut compiler = Compiler::new(NodeName("here".to_owned()));
+    let wired = [attach("static"), pod(json!({"name": "web"})), namespace("b")];
+    let policies = [cluster_policy("one", 1, "Accept"), cluster_policy("two", 2, "Deny")];
+    for change in wired.into_iter().chain(policies) {
+        compiler.apply(change).expect("nothing to reject");
+    }
+    assert!(asked(&mut compiler).is_empty());
+    compiler.apply(namespace("a")).expect("nothing to reject");
+    assert_eq!(asked(&mut compiler), ["one", "two"]);
+    compiler.apply(cluster_policy("one", 3, "Accept")).expect("nothing to reject");
+    assert_eq!(asked(&mut compiler), ["two", "one"]);
+    compiler.apply(namespace("b")).expect("nothing to reject");
+    assert!(asked(&mut compiler).is_empty());
+}

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use aya::maps::MapData;
 use sluice_abi::{
     Addr, Affinity, AffinityKey, Backend, BackendId, CtEntry, DropKey, DropRecord, Endpoint, EndpointId,
-    EndpointMeta, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Identity, IdentityMeta,
-    NodeAddr, PolicyId, PolicyMeta, Prefix, Rule, RuleId, RuleMeta, RuleSetId, RuleSetMeta, ServiceId,
-    ServiceMeta, SocketPeer, SocketPeerKey,
+    EndpointMeta, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, FrontendScope, Identity,
+    IdentityMeta, NodeAddr, PolicyId, PolicyMeta, PortUse, Ports, Prefix, Rule, RuleId, RuleMeta, RuleSetId,
+    RuleSetMeta, ServiceId, ServiceMeta, SocketPeer, SocketPeerKey,
     maps::{self as specs, MapSpec, Numbers},
 };
 
@@ -105,6 +105,8 @@ handles! {
     pub source_ranges: Table<SourceRange, u32> = SOURCE_RANGES;
     /// `NODE`.
     pub node: Table<u32, NodeAddr> = NODE;
+    /// `PORTS`.
+    pub(crate) ports: Words<Ports> = PORTS;
     /// `NO_MASQUERADE`.
     pub no_masquerade: Table<Prefix, u32> = NO_MASQUERADE;
     /// `SOCKET_PEERS`.
@@ -176,6 +178,23 @@ impl Maps {
     pub fn number(&self, kind: Numbers) -> Result<Option<u32>, MapsError> {
         let next = self.numbers.get(kind as u32)?;
         Ok((next >= kind.first()).then_some(next))
+    }
+
+    /// Says that packets for this frontend's port are for Services; call it before the frontend is there. A port stays noted.
+    ///
+    /// # Errors
+    /// [`MapsError::Get`] or [`MapsError::Put`] when the kernel refuses.
+    pub fn note_port(&self, frontend: &FrontendKey) -> Result<(), MapsError> {
+        let place = Ports::place(PortUse::Frontend, frontend.protocol, frontend.port);
+        let Some((index, byte)) = place.filter(|_| frontend.scope == FrontendScope::External as u8) else {
+            return Ok(());
+        };
+        let mut ports = self.ports.get(index)?;
+        if ports.0[byte] != 0 {
+            return Ok(());
+        }
+        ports.0[byte] = 1;
+        self.ports.put(index, &ports)
     }
 
     /// Writes the next unused number of a kind.

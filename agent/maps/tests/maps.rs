@@ -150,8 +150,8 @@ fn words_are_zero_until_written() {
     assert_eq!(slots.len(), specs::SLOTS.max_entries as usize);
     let used: Vec<_> = slots.iter().enumerate().filter(|(_, id)| **id != BackendId::NONE).collect();
     assert_eq!(used, [(77_777, &BackendId(5))]);
-    assert!(matches!(maps.slots.put(262_144, &BackendId(1)), Err(MapsError::Full { .. })));
-    assert!(matches!(maps.slots.get(262_144), Err(MapsError::Get { .. })));
+    assert!(matches!(maps.slots.put(specs::SLOTS.max_entries, &BackendId(1)), Err(MapsError::Full { .. })));
+    assert!(matches!(maps.slots.get(specs::SLOTS.max_entries), Err(MapsError::Get { .. })));
     assert_eq!(maps.number(Numbers::Rule).expect("number"), None);
     maps.set_number(Numbers::Rule, 17).expect("set");
     assert_eq!(maps.number(Numbers::Rule).expect("number"), Some(17));

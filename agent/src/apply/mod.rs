@@ -89,7 +89,10 @@ fn put(entry: &Entry, maps: &Maps) -> Result<(), MapsError> {
         Entry::Ipcache(prefix, identity) if prefix.bits == SINGLE => maps.ipcache.put(&prefix.addr, identity),
         Entry::Ipcache(prefix, identity) => maps.ipcache_cidrs.put(prefix, identity),
         Entry::Rule(prefix, rule) => maps.rules.put(&range(*prefix), rule),
-        Entry::Frontend(key, frontend) => maps.frontends.put(key, frontend),
+        Entry::Frontend(key, frontend) => {
+            maps.note_port(key)?;
+            maps.frontends.put(key, frontend)
+        }
         Entry::Slot(index, backend) => maps.slots.put(*index, backend),
         Entry::Backend(id, backend) => maps.backends.put(id, backend),
         Entry::SourceRange(range, present) => maps.source_ranges.put(&clients(*range), present),

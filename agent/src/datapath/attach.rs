@@ -139,6 +139,7 @@ impl Datapath {
             // Absent for the other kind of device, and with clsact.
             let _ = fs::remove_file(self.link_pin(hook, ifindex));
         }
+        self.detach_xdp(ifindex);
     }
 
     pub(super) fn attach(&mut self, hook: Hook, ifname: &str, ifindex: u32) -> Result<(), AttachError> {
@@ -245,7 +246,7 @@ fn replace(program: &mut SchedClassifier, pin: &Path) -> Result<(), AttachCause>
     Ok(())
 }
 
-fn is_defunct(error: &ProgramError) -> bool {
+pub(super) fn is_defunct(error: &ProgramError) -> bool {
     matches!(error, ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::ENOLINK))
 }
 

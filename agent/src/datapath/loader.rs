@@ -3,8 +3,8 @@
 use std::{fs, io, path::Path};
 
 use aya::{
-    EbpfLoader,
-    programs::{ProgramType, SchedClassifier},
+    Ebpf, EbpfLoader,
+    programs::{ProgramError, ProgramType, SchedClassifier},
     sys::{BpfHelper, is_helper_supported},
 };
 use sha2::{Digest as _, Sha256};
@@ -27,7 +27,7 @@ pub(super) struct Loaded {
 const HOOKS: [Hook; 4] = [Hook::FromPod, Hook::ToPod, Hook::FromNetdev, Hook::ToNetdev];
 
 /// The read-only globals of `ebpf/src/config.rs`.
-struct Globals {
+pub(super) struct Globals {
     has_coarse_time: u8,
     has_check_mtu: u8,
     related_icmp: u8,
@@ -36,7 +36,7 @@ struct Globals {
 }
 
 impl Globals {
-    fn new(config: &DatapathConfig) -> Self {
+    pub(super) fn new(config: &DatapathConfig) -> Self {
         // A kernel that cannot be asked counts as one without.
         let has =
             |helper| u8::from(is_helper_supported(ProgramType::SchedClassifier, helper).unwrap_or(false));
@@ -50,7 +50,7 @@ impl Globals {
     }
 
     /// What makes two loads the same: the object's bytes and the globals.
-    fn digest(&self) -> String {
+    pub(super) fn digest(&self) -> String {
         let hash = Sha256::new()
             .chain_update(OBJECT)
             .chain_update([self.has_coarse_time, self.has_check_mtu, self.related_icmp])
@@ -86,7 +86,8 @@ fn open(pins: &Path, hook: Hook) -> Result<SchedClassifier, LoadError> {
         .map_err(|source| LoadError::Program { hook, source: Box::new(source) })
 }
 
-fn load_object(globals: &Globals, maps: &Maps, pins: &Path) -> Result<(), LoadError> {
+/// Opens the object with its globals, none of its programs loaded yet.
+pub(super) fn object(globals: &Globals, maps: &Maps) -> Result<Ebpf, LoadError> {
     let mut loader = EbpfLoader::new();
     // The programs have no CO-RE relocations: the kernel's own BTF, some megabytes, need not be parsed.
     loader.btf(None);
@@ -98,18 +99,41 @@ fn load_object(globals: &Globals, maps: &Maps, pins: &Path) -> Result<(), LoadEr
     for spec in maps::ALL {
         loader.map_pin_path(spec.name, maps.pin_path(spec));
     }
-    let mut object = loader.load(OBJECT).map_err(|source| LoadError::Object(Box::new(source)))?;
+    loader.load(OBJECT).map_err(|source| LoadError::Object(Box::new(source)))
+}
+
+fn load_object(globals: &Globals, maps: &Maps, pins: &Path) -> Result<(), LoadError> {
+    let mut object = object(globals, maps)?;
     for hook in HOOKS {
         let program: &mut SchedClassifier = object
             .program_mut(hook.name())
             .and_then(|program| program.try_into().ok())
             .ok_or(LoadError::Missing { hook })?;
-        program.load().map_err(|source| LoadError::Program { hook, source: Box::new(source) })?;
+        undisturbed(|| program.load())
+            .map_err(|source| LoadError::Program { hook, source: Box::new(source) })?;
         let path = pins.join(hook.name());
         remove_if_there(&path)?;
         program.pin(&path).map_err(|source| LoadError::Pin { path, source: Box::new(source) })?;
     }
     Ok(())
+}
+
+/// Loads a program, and again when the verifier gave up for a signal to this process (`EAGAIN`, `kernel/bpf/verifier.c`), which
+/// has nothing to do with the program.
+pub(super) fn undisturbed(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const ATTEMPTS: usize = 5;
+    let was_disturbed = |loaded: &Result<(), ProgramError>| {
+        matches!(loaded, Err(ProgramError::LoadError { io_error, .. })
+            if io_error.raw_os_error() == Some(libc::EAGAIN))
+    };
+    let mut loaded = load();
+    for _ in 1..ATTEMPTS {
+        if !was_disturbed(&loaded) {
+            break;
+        }
+        loaded = load();
+    }
+    loaded
 }
 
 /// Removes the pins of every other object than `digest`; call it when nothing runs their programs any more.

@@ -1,7 +1,8 @@
 //! The programs in the kernel: loaded or taken over, attached to devices, kept alive by pins.
 //!
 //! [`loader`] loads and pins, [`attach`] attaches, [`succession`] takes over from another version, [`clsact`] removes filters,
-//! [`sweep`] forgets flows that have expired; [`socket`] does all of it for the programs that see the node's own processes, in the cgroup that [`cgroup`] finds.
+//! [`sweep`] forgets flows that have expired; [`xdp`] does it for the program that uplinks may run before tc's; [`socket`] does
+//! all of it for the programs that see the node's own processes, in the cgroup that [`cgroup`] finds.
 //!
 //! **Invariant: the agent's death changes nothing.** Maps, programs and links are pinned under the ABI's folder; an
 //! agent that starts with the same object and the same globals finds its programs there and loads none.
@@ -16,6 +17,7 @@ mod loader;
 mod socket;
 mod succession;
 mod sweep;
+mod xdp;
 
 use std::{
     collections::BTreeSet,
@@ -32,9 +34,10 @@ use succession::Waiting;
 pub use attach::{AttachError, Mechanism};
 pub use cgroup::{CgroupError, CgroupRoot};
 pub use clsact::{ClsactError, remove_filters};
-pub use socket::{SocketError, Sockets};
+pub use socket::{Served, SocketError, Sockets};
 pub use succession::SuccessionError;
 pub use sweep::{Swept, purge, sweep};
+pub use xdp::{XdpConfig, XdpError, XdpMode};
 
 /// How the programs are to be loaded.
 #[derive(Clone, Debug)]
@@ -115,6 +118,7 @@ pub struct Datapath {
     sockets: Option<Sockets>,
     /// While programs of another version are at work.
     waiting: Option<Waiting>,
+    xdp: Option<xdp::Loaded>,
 }
 
 impl Datapath {
@@ -150,6 +154,7 @@ impl Datapath {
             attached: BTreeSet::new(),
             sockets: None,
             waiting,
+            xdp: None,
         };
         datapath.learn_attached().map_err(LoadError::Replace)?;
         if !datapath.is_waiting() {
@@ -174,13 +179,17 @@ impl Datapath {
         self.attached.iter().copied()
     }
 
-    /// Lets the node's own processes reach Services (`None`: no longer), also as an earlier agent did. Gives the cgroup of
-    /// those processes.
+    /// Lets the node's own processes, and pods if they are `served` too, reach Services by their sockets (`None`: no longer),
+    /// also as an earlier agent did. Gives the cgroup of those processes.
     ///
     /// # Errors
     /// [`SocketError`]; what was in force stays, and so does everything else.
-    pub fn serve_sockets(&mut self, root: Option<&CgroupRoot>) -> Result<Option<&Path>, SocketError> {
-        self.sockets = root.map(|root| Sockets::start(&self.maps, root)).transpose()?;
+    pub fn serve_sockets(
+        &mut self,
+        root: Option<&CgroupRoot>,
+        served: Served,
+    ) -> Result<Option<&Path>, SocketError> {
+        self.sockets = root.map(|root| Sockets::start(&self.maps, root, served)).transpose()?;
         if self.sockets.is_none() {
             Sockets::stop(&self.maps)?;
         }

@@ -44,7 +44,7 @@ use uplinks::Uplinks;
 use crate::{
     apply::{ApplyError, apply, read_actual},
     causes::Causes,
-    datapath::{CgroupRoot, Datapath, SuccessionError, Swept, purge, sweep},
+    datapath::{CgroupRoot, Datapath, Served, SuccessionError, Swept, purge, sweep},
     health_checks::HealthChecks,
     metrics::{Metrics, State},
     netlink::{self, Addresses, Snapshot, Uplink},
@@ -113,6 +113,7 @@ pub struct Reconciler {
     datapath: Datapath,
     /// Whose processes reach Services; `None`: nobody's of the node.
     cgroup: Option<CgroupRoot>,
+    served: Served,
     topology: Topology,
     endpoints: BTreeMap<EndpointId, LocalEndpoint>,
     in_force: BTreeSet<EndpointId>,
@@ -166,6 +167,7 @@ impl Reconciler {
             actual,
             datapath,
             cgroup: None,
+            served: Served::default(),
             topology,
             endpoints: BTreeMap::new(),
             in_force: BTreeSet::new(),
@@ -194,9 +196,9 @@ impl Reconciler {
         Ok(reconciler)
     }
 
-    /// Lets the node's own processes reach Services from the first plan on, where the kernel does; the rest works without.
-    pub fn serve_sockets(&mut self, root: Option<CgroupRoot>) {
-        self.cgroup = root;
+    /// Lets the node's own processes, and pods if they are `served` too, reach Services from the first plan on, where the kernel does; the rest works without.
+    pub fn serve_sockets(&mut self, root: Option<CgroupRoot>, served: Served) {
+        (self.cgroup, self.served) = (root, served);
     }
 
     /// Works until an input ends, or the pins are gone.
@@ -410,7 +412,7 @@ impl Reconciler {
             self.datapath.succeed()?;
             info!("programs are in place of another version's");
         }
-        match self.datapath.serve_sockets(self.cgroup.as_ref()) {
+        match self.datapath.serve_sockets(self.cgroup.as_ref(), self.served) {
             Ok(Some(cgroup)) => info!(cgroup = %cgroup.display(), "node's own processes reach Services"),
             Ok(None) => info!("node's own processes are not led to Services"),
             Err(error) => {

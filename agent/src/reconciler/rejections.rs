@@ -7,7 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest as _, Sha256};
-use sluice_core::{cluster::RejectedObject, diff::Rejection, object::ObjectKey};
+use sluice_core::{
+    cluster::{RejectedObject, Selection},
+    diff::Rejection,
+    object::ObjectKey,
+};
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::{debug, error, info, warn};
 
@@ -74,6 +78,14 @@ impl Reconciler {
                 let selected = cluster.pods_of(&name.namespace).filter(|(_, pod)| selects(&pod.labels));
                 selected.map(|(_, pod)| &*pod.node).collect()
             }
+            ObjectKey::ClusterNetworkPolicy(name) => {
+                let policy = cluster.cluster_policies().get(name);
+                let subjects = cluster.pods().iter().filter(|(pod_name, pod)| {
+                    let labels = cluster.namespace_labels(&pod_name.namespace);
+                    policy.is_some_and(|policy| policy.selects(pod, &labels) != Selection::No)
+                });
+                subjects.map(|(_, pod)| &*pod.node).collect()
+            }
             ObjectKey::Service(_) | ObjectKey::EndpointSlice(_) => BTreeSet::new(),
         };
         nodes.into_iter().filter(|node| !node.is_empty()).collect()
@@ -90,6 +102,9 @@ impl Reconciler {
             let reason = if matches!(rejection, Rejection::Contested { .. }) {
                 warn!(rejection = words, "asked for twice: the first by name has it");
                 Reason::Contested
+            } else if matches!(rejection, Rejection::Tied { .. }) {
+                warn!(rejection = words, "the order of policies is not said: their names decide");
+                Reason::Tied
             } else if matches!(rejection, Rejection::Table { .. }) {
                 warn!(rejection = words, "does not fit: served all the same");
                 Reason::DoesNotFit
@@ -112,8 +127,9 @@ impl Reconciler {
         let node = || vec![ObjectKey::Node(self.topology.node().to_owned())];
         match rejection {
             Rejection::RuleSet { policies, .. } if policies.is_empty() => node(),
-            Rejection::RuleSet { policies, .. } => {
-                policies.iter().cloned().map(ObjectKey::NetworkPolicy).collect()
+            Rejection::RuleSet { policies, .. } => policies.iter().cloned().map(ObjectKey::from).collect(),
+            Rejection::Tied { policies, .. } => {
+                policies.iter().cloned().map(ObjectKey::ClusterNetworkPolicy).collect()
             }
             Rejection::Endpoint { endpoint, .. } => self
                 .endpoints

@@ -83,11 +83,23 @@ impl Reconciler {
         self.uplinks.postpone(delay * 2);
     }
 
+    /// What it does tc's program does too: a device that refuses is told of and goes without.
+    fn attach_xdp(&mut self, uplink: &Uplink) {
+        match self.datapath.attach_xdp(&uplink.name, uplink.ifindex) {
+            Ok(None) => {}
+            Ok(Some(mode)) => info!(device = %uplink.name, mode = mode.name(), "uplink runs XDP"),
+            Err(error) => {
+                warn!(device = %uplink.name, error = %Causes(&error), "uplink runs no XDP: its packets go through tc");
+            }
+        }
+    }
+
     fn attach_uplink(&mut self, uplink: &Uplink) -> Result<(), String> {
         match self.datapath.attach_uplink(&uplink.name, uplink.ifindex) {
             Ok(()) => {
                 info!(device = %uplink.name, ifindex = uplink.ifindex, "programs attached to uplink");
                 self.uplinks.bare.remove(uplink);
+                self.attach_xdp(uplink);
                 Ok(())
             }
             Err(error) => {

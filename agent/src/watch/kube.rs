@@ -8,6 +8,10 @@
 //! **Invariant.** A watch that has to start over replaces: what the new list does not hold is deleted, after the list
 //! is whole. While the API server is away nothing is deleted.
 //!
+//! **Invariant: what is not defined is empty.** A cluster may be without ClusterNetworkPolicies: the API server says that
+//! their resource is not found, and its discovery confirms it. Until that changes, which is asked again and again, the kind
+//! counts as told, with no object. A mere 404 proves nothing: a proxy may say it, too.
+//!
 //! Pods of all nodes are watched: they are policy peers.
 
 use std::{
@@ -24,7 +28,7 @@ use kube::{
 };
 use sluice_core::{
     cluster::Change,
-    object::{EndpointSlice, Namespace, NetworkPolicy, Node, ObjectKey, Pod, Service},
+    object::{ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, ObjectKey, Pod, Service},
 };
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
@@ -97,7 +101,7 @@ async fn from_file(path: &Path) -> Result<kube::Config, kube::config::Kubeconfig
 
 /// Sends what `client`'s API server says until nobody listens; one that does not answer is waited for.
 pub async fn follow(client: Client, events: &mpsc::Sender<Event>) {
-    let follow = Follow { client, events, unsynced: &AtomicUsize::new(6) };
+    let follow = Follow { client, events, unsynced: &AtomicUsize::new(7) };
     tokio::join!(
         follow.kind::<Namespace>(),
         follow.kind::<Node>(),
@@ -105,6 +109,7 @@ pub async fn follow(client: Client, events: &mpsc::Sender<Event>) {
         follow.kind::<Service>(),
         follow.kind::<EndpointSlice>(),
         follow.kind::<NetworkPolicy>(),
+        follow.kind::<ClusterNetworkPolicy>(),
     );
 }
 
@@ -124,6 +129,8 @@ struct Progress {
     synced: bool,
     /// Whether the present trouble was told.
     complained: bool,
+    /// Whether the kind is not defined.
+    missing: bool,
 }
 
 /// Why a watch ends.
@@ -153,6 +160,9 @@ impl Follow<'_> {
             let sent = match event {
                 Ok(event) => self.take(event, progress).await,
                 Err(error) if streams && lacks_streaming(&error) => return End::NoStreaming,
+                Err(error) if T::MAY_BE_MISSING && self.is_missing::<T>(&error).await => {
+                    self.empty::<T>(progress).await
+                }
                 Err(error) => {
                     trouble::<T>(&error, progress);
                     Ok(())
@@ -172,6 +182,9 @@ impl Follow<'_> {
     ) -> Result<(), Closed> {
         if std::mem::take(&mut progress.complained) {
             info!(kind = T::KIND, "watch goes on");
+        }
+        if std::mem::take(&mut progress.missing) {
+            info!(kind = T::KIND, "defined now");
         }
         match event {
             watcher::Event::Init => progress.listed = Some(BTreeSet::new()),
@@ -210,6 +223,33 @@ impl Follow<'_> {
         Ok(())
     }
 
+    /// Whether the API server knows no such kind: it says so of the resource, and again when asked for all it has.
+    async fn is_missing<T: Kind>(&self, error: &watcher::Error) -> bool {
+        if status_of(error) != Some(404) {
+            return false;
+        }
+        let Ok(groups) = self.client.list_api_groups().await else { return false };
+        let version = format!("{}/{}", T::GROUP, T::VERSION);
+        let mut versions = groups.groups.iter().flat_map(|group| &group.versions);
+        if !versions.any(|known| known.group_version == version) {
+            return true;
+        }
+        let resources = self.client.list_api_group_resources(&version).await;
+        resources.is_ok_and(|list| list.resources.iter().all(|resource| resource.name != T::PLURAL))
+    }
+
+    /// Takes it that there is no object of a kind that is not defined.
+    async fn empty<T: Kind>(&self, progress: &mut Progress) -> Result<(), Closed> {
+        if !std::mem::replace(&mut progress.missing, true) {
+            info!(kind = T::KIND, "not defined in this cluster: none are in force until it is");
+        }
+        progress.listed = None;
+        for key in std::mem::take(&mut progress.known) {
+            self.send(Event::Change(Change::Delete(key))).await?;
+        }
+        self.synced(progress).await
+    }
+
     async fn synced(&self, progress: &mut Progress) -> Result<(), Closed> {
         if !std::mem::replace(&mut progress.synced, true)
             && self.unsynced.fetch_sub(1, Ordering::Relaxed) == 1
@@ -224,8 +264,8 @@ impl Follow<'_> {
     }
 }
 
-/// Tells of the first of a row of troubles. No kind here may be missing: a server that says so (404) is not ready, or not
-/// the right one, and is asked again.
+/// Tells of the first of a row of troubles. A server that says of a kind that it is not there (404), and cannot confirm it,
+/// is not ready, or not the right one, and is asked again.
 fn trouble<T: Kind>(error: &watcher::Error, progress: &mut Progress) {
     if !std::mem::replace(&mut progress.complained, true) {
         warn!(kind = T::KIND, error = %Causes(error), "watch interrupted; the last known objects stay in force");

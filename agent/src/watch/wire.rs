@@ -16,8 +16,8 @@ use serde::{
 };
 use serde_json::{Value, json, value::RawValue};
 use sluice_core::object::{
-    EndpointSlice, LabelSelector, Namespace, NamespacedName, NetworkPolicy, Node, Object, ObjectKey, Pod,
-    Service,
+    ClusterNetworkPolicy, ClusterNetworkPolicyRule, ClusterNetworkPolicySubject, EndpointSlice,
+    LabelSelector, Namespace, NamespacedName, NetworkPolicy, Node, Object, ObjectKey, Pod, Service,
 };
 
 /// A kind that is watched.
@@ -28,8 +28,12 @@ pub(super) trait Kind:
     const GROUP: &'static str;
     /// Its `kind`.
     const KIND: &'static str;
+    /// Version of the API group.
+    const VERSION: &'static str = "v1";
     /// Its name in URLs.
     const PLURAL: &'static str;
+    /// Whether a cluster may be without it: its definition is an object of the cluster.
+    const MAY_BE_MISSING: bool = false;
 
     /// The object of that name.
     fn key(namespace: &str, name: String) -> ObjectKey;
@@ -41,11 +45,14 @@ pub(super) trait Kind:
 }
 
 macro_rules! kinds {
-    ($($kind:ident: $group:literal, $plural:literal, $scope:ident $(, $closed:ident)?;)+) => {
+    ($($kind:ident: $group:literal, $plural:literal, $scope:ident
+        $(, closed by $closed:ident)? $(, defined at $version:literal)?;)+) => {
         $(impl Kind for $kind {
             const GROUP: &'static str = $group;
             const KIND: &'static str = stringify!($kind);
             const PLURAL: &'static str = $plural;
+            $(const VERSION: &'static str = $version;
+            const MAY_BE_MISSING: bool = true;)?
 
             kinds!(@key $scope, $kind);
             $(fn closed(text: &str) -> Option<Object> {
@@ -78,7 +85,9 @@ kinds! {
     Node: "", "nodes", cluster;
     Service: "", "services", namespaced;
     EndpointSlice: "discovery.k8s.io", "endpointslices", namespaced;
-    NetworkPolicy: "networking.k8s.io", "networkpolicies", namespaced, closed_policy;
+    NetworkPolicy: "networking.k8s.io", "networkpolicies", namespaced, closed by closed_policy;
+    ClusterNetworkPolicy: "policy.networking.k8s.io", "clusternetworkpolicies", cluster,
+        closed by closed_cluster_policy, defined at "v1alpha2";
 }
 
 /// An object, or what is left of it.
@@ -121,7 +130,7 @@ impl<T: Kind> Resource for Watched<T> {
     }
 
     fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
+        T::VERSION.into()
     }
 
     fn plural((): &()) -> Cow<'_, str> {
@@ -184,6 +193,45 @@ fn closed_policy(text: &str) -> Option<Object> {
     serde_json::from_value(closed).ok().map(Object::NetworkPolicy)
 }
 
+/// A policy of which what cannot be read is left out: sluice-core closes what then is missing in a rule, and a list of
+/// rules that is none is a rule that denies everything.
+fn closed_cluster_policy(text: &str) -> Option<Object> {
+    let policy: Value = serde_json::from_str(text).ok()?;
+    let (mut spec, names) = (policy["spec"].clone(), &policy["metadata"]);
+    if !spec.is_object() {
+        spec = json!({"ingress": true, "egress": true});
+    }
+    let unless_read = |value: &mut Value, is_read: bool, instead: Value| {
+        if !is_read {
+            *value = instead;
+        }
+    };
+    let is_text = spec["tier"].is_string();
+    unless_read(&mut spec["tier"], is_text, Value::Null);
+    let is_number = spec["priority"].is_i64();
+    unless_read(&mut spec["priority"], is_number, Value::Null);
+    let is_subject = ClusterNetworkPolicySubject::deserialize(&spec["subject"]).is_ok();
+    unless_read(&mut spec["subject"], is_subject, json!({}));
+    for direction in ["ingress", "egress"] {
+        let rules = &mut spec[direction];
+        match rules {
+            Value::Null => {}
+            Value::Array(rules) => {
+                for rule in rules {
+                    let is_rule = ClusterNetworkPolicyRule::deserialize(&*rule).is_ok();
+                    let action = rule["action"].as_str().map(str::to_owned);
+                    unless_read(rule, is_rule, json!({"action": action}));
+                }
+            }
+            other @ (Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => {
+                *other = json!([{}])
+            }
+        }
+    }
+    let closed = json!({"metadata": {"name": names["name"]}, "spec": spec});
+    serde_json::from_value(closed).ok().map(Object::ClusterNetworkPolicy)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,11 +288,38 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_policy_that_cannot_be_read_keeps_its_rules_and_closes_those_that_cannot() {
+        let policy = |spec: &Value| {
+            let text = json!({"metadata": {"name": "p"}, "spec": spec}).to_string();
+            let watched: Watched<ClusterNetworkPolicy> = serde_json::from_str(&text).expect("an object");
+            let broken = watched.object.expect_err("another form");
+            let Some(Object::ClusterNetworkPolicy(closed)) = broken.closed else { panic!("{broken:?}") };
+            closed.spec
+        };
+        let spec = policy(&json!({"tier": "Baseline", "priority": 7, "subject": {"namespaces": {}},
+            "ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}, {"action": "Accept", "from": 7}],
+            "egress": "none"}));
+        assert_eq!((spec.tier.as_str(), spec.priority), ("Baseline", Some(7)));
+        assert!(spec.subject.namespaces.is_some());
+        assert_eq!(spec.ingress[0].from.len(), 1);
+        assert_eq!((spec.ingress[1].action.as_str(), spec.ingress[1].from.len()), ("Accept", 0));
+        assert_eq!(spec.egress, [ClusterNetworkPolicyRule::default()], "denies everything");
+        let spec = policy(&json!({"tier": 1, "priority": "x", "subject": [7]}));
+        assert_eq!((spec.tier.as_str(), spec.priority), ("", None));
+        assert_eq!(spec.subject, ClusterNetworkPolicySubject::default());
+        assert_eq!(policy(&json!(7)).ingress, [ClusterNetworkPolicyRule::default()]);
+    }
+
+    #[test]
     fn kinds_are_asked_for_under_their_api_paths() {
         assert_eq!(Watched::<Pod>::url_path(&(), None), "/api/v1/pods");
         assert_eq!(
             Watched::<NetworkPolicy>::url_path(&(), None),
             "/apis/networking.k8s.io/v1/networkpolicies"
+        );
+        assert_eq!(
+            Watched::<ClusterNetworkPolicy>::url_path(&(), None),
+            "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
         );
     }
 }

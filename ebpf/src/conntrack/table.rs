@@ -9,6 +9,8 @@ use sluice_abi::{CtEntry, CtState, DropReason, FlowKey, Judgement, Tuple, flow_f
 use super::state;
 use crate::{
     config,
+    endpoint::EndKind,
+    ports,
     scratch::{self, Handle, Scratch},
 };
 
@@ -280,6 +282,10 @@ pub(crate) fn create(mut scratch: Handle, flags: u8, now_ns: u64) -> Result<(), 
     entry.flags = flags | if translated { flow_flags::TRANSLATED } else { 0 };
     insert(&scratch.opened, entry)?;
     if translated {
+        // Packets for the node, by which it is to be found; a translated source has been noted with its choice.
+        if scratch.responder.kind == EndKind::Host {
+            ports::note(scratch.opened.protocol, scratch.opened.dst_port);
+        }
         entry.judged = [Judgement::default(); 2];
         entry.other = scratch.opened;
         entry.flags = flow_flags::ALIAS | flags & flow_flags::SNAT;

@@ -137,7 +137,7 @@ fn met_translated(scratch: Handle, opens: bool) -> Result<Option<Way>, u8> {
 /// From an alias to its flow, with `scratch.opened` the direct tuple. When the flow does not go on, what is left of
 /// it is removed.
 #[inline(always)]
-fn follow(mut scratch: Handle, alias: &Found, opens: bool, now_ns: u64) -> Option<Found> {
+pub(super) fn follow(mut scratch: Handle, alias: &Found, opens: bool, now_ns: u64) -> Option<Found> {
     scratch.opened = alias.entry().other;
     // What the opener sends, whichever side this packet is from.
     scratch.target = if alias.from_opener { scratch.sent } else { scratch.sent.reversed() };

@@ -18,6 +18,7 @@ use crate::{
     forward::{self, Forward},
     icmp,
     packet::{self, Frame, Kind},
+    ports,
     scratch::{self, Handle},
 };
 
@@ -84,6 +85,9 @@ fn unless_for_pod(scratch: &Handle, reason: u8) -> Result<i32, u8> {
 #[inline(always)]
 fn way(ctx: &TcContext, mut scratch: Handle) -> Result<Way, u8> {
     if scratch.packet.kind != Kind::IcmpError {
+        if scratch.dst.kind == EndKind::Host && !ports::lead_in(&scratch.packet.tuple) {
+            return Ok(Way::NotOurs);
+        }
         return flow::pass(ctx, Place::Network);
     }
     scratch.sent = scratch.packet.tuple;

@@ -6,3 +6,4 @@ mod from_pod;
 mod sock;
 mod to_netdev;
 mod to_pod;
+mod xdp_netdev;

@@ -4,7 +4,8 @@
 //! address. A program for each call and family, because the kernel lets each see only its own fields; an IPv4 address in
 //! an IPv6 socket is an [`Addr`] like any other.
 //!
-//! Everything else passes after one comparison: the socket's network namespace is not the node's.
+//! Everything else passes after one comparison: the socket's network namespace is not the node's. Pods' sockets are led where
+//! it is asked for (`--socket-lb-pods`).
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use sluice_abi::{Addr, protocol};
@@ -20,55 +21,55 @@ const DENY: i32 = 0;
 #[cgroup_sock_addr(connect4)]
 pub(crate) fn sock_connect4(ctx: SockAddrContext) -> i32 {
     let to = Place { addr: addr4(&ctx), port: port(&ctx) };
-    if !socket::is_of_node(&ctx) {
+    let Some(asker) = socket::asker(&ctx) else {
         socket::tell_netns(&ctx, &to);
         return PROCEED;
-    }
+    };
     let Some(protocol) = balanced(&ctx) else {
         return PROCEED;
     };
-    lead4(&ctx, socket::connect(&ctx, &to, protocol, socket::loopback(&to.addr)))
+    lead4(&ctx, socket::connect(&ctx, asker, &to, protocol, socket::loopback(&to.addr)))
 }
 
 /// `connect` of an IPv6 socket.
 #[cgroup_sock_addr(connect6)]
 pub(crate) fn sock_connect6(ctx: SockAddrContext) -> i32 {
-    if !socket::is_of_node(&ctx) {
+    let Some(asker) = socket::asker(&ctx) else {
         return PROCEED;
-    }
+    };
     let Some(protocol) = balanced(&ctx) else {
         return PROCEED;
     };
     let to = Place { addr: addr6(&ctx), port: port(&ctx) };
     // A datagram socket of this family takes port 0 of no IPv4 address (`udpv6_sendmsg`).
     let nobody = if protocol == protocol::UDP { socket::LOOPBACK_V6 } else { socket::loopback(&to.addr) };
-    lead6(&ctx, socket::connect(&ctx, &to, protocol, nobody))
+    lead6(&ctx, socket::connect(&ctx, asker, &to, protocol, nobody))
 }
 
 /// A datagram with an IPv4 address.
 #[cgroup_sock_addr(sendmsg4)]
 pub(crate) fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
-    if !socket::is_of_node(&ctx) {
+    let Some(asker) = socket::asker(&ctx) else {
         return PROCEED;
-    }
+    };
     let Some(protocol) = balanced(&ctx) else {
         return PROCEED;
     };
     let to = Place { addr: addr4(&ctx), port: port(&ctx) };
-    lead4(&ctx, socket::send(&ctx, &to, protocol))
+    lead4(&ctx, socket::send(&ctx, asker, &to, protocol))
 }
 
 /// A datagram with an IPv6 address.
 #[cgroup_sock_addr(sendmsg6)]
 pub(crate) fn sock_sendmsg6(ctx: SockAddrContext) -> i32 {
-    if !socket::is_of_node(&ctx) {
+    let Some(asker) = socket::asker(&ctx) else {
         return PROCEED;
-    }
+    };
     let Some(protocol) = balanced(&ctx) else {
         return PROCEED;
     };
     let to = Place { addr: addr6(&ctx), port: port(&ctx) };
-    lead6(&ctx, socket::send(&ctx, &to, protocol))
+    lead6(&ctx, socket::send(&ctx, asker, &to, protocol))
 }
 
 /// Where a datagram on an IPv4 socket came from.
@@ -123,7 +124,7 @@ fn lead6(ctx: &SockAddrContext, outcome: Outcome) -> i32 {
 
 #[inline(always)]
 fn believe4(ctx: &SockAddrContext) -> i32 {
-    if socket::is_of_node(ctx)
+    if socket::asker(ctx).is_some()
         && let Some(place) = socket::believed(ctx, &Place { addr: addr4(ctx), port: port(ctx) })
         && place.addr.is_v4()
     {
@@ -134,7 +135,7 @@ fn believe4(ctx: &SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn believe6(ctx: &SockAddrContext) -> i32 {
-    if socket::is_of_node(ctx)
+    if socket::asker(ctx).is_some()
         && let Some(place) = socket::believed(ctx, &Place { addr: addr6(ctx), port: port(ctx) })
     {
         set6(ctx, &place);

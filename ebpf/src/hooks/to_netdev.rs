@@ -10,6 +10,7 @@ use super::flow;
 use crate::{
     drops, forward,
     packet::{self, Frame, Kind},
+    ports,
     scratch::{self, Handle},
 };
 
@@ -42,6 +43,7 @@ fn try_to_netdev(ctx: &TcContext, scratch: Handle) -> Result<(), u8> {
     }
     match scratch.packet.kind {
         Kind::Neighbor | Kind::LinkLocal => Ok(()),
+        Kind::Flow if !ports::lead_out(&scratch.packet.tuple) => Ok(()),
         Kind::Flow | Kind::IcmpError => flow::pass_host(ctx, scratch),
     }
 }

@@ -1,13 +1,9 @@
 //! The backend of a new flow.
 
-use aya_ebpf::{
-    helpers::generated::bpf_get_prandom_u32,
-    macros::map,
-    maps::{LpmTrie, lpm_trie::Key},
-};
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use sluice_abi::{
-    Addr, AffinityKey, Backend, BackendId, DropReason, Frontend, FrontendKey, FrontendScope, SourceRangeKey,
-    Tuple, endpoint_flags, frontend_flags, maps, protocol,
+    Addr, AffinityKey, Backend, BackendId, DropReason, Frontend, FrontendKey, FrontendScope, Tuple,
+    endpoint_flags, frontend_flags, protocol,
 };
 
 use super::{affinity, lookup, select, source};
@@ -17,10 +13,6 @@ use crate::{
     outcome,
     scratch::{self, Handle, Scratch},
 };
-
-#[map]
-static SOURCE_RANGES: LpmTrie<SourceRangeKey, u32> =
-    LpmTrie::with_max_entries(maps::SOURCE_RANGES.max_entries, maps::SOURCE_RANGES.flags);
 
 /// Backends that are tried when the first choice would meet another flow's tuple, or has just gone.
 const TRIES: u32 = 4;
@@ -83,8 +75,8 @@ fn frontend(scratch: Handle, is_external: bool) -> Option<&'static Frontend> {
 #[inline(always)]
 fn try_choose(frontend: &Frontend, scratch: Handle, is_external: bool) -> Result<Chosen, DropReason> {
     let now_ns = config::now_ns();
-    let (flags, count) = (frontend.flags, frontend.count);
-    if flags & frontend_flags::SOURCE_RANGES != 0 && !is_in_source_ranges(frontend, &scratch.sent.src) {
+    let flags = frontend.flags;
+    if flags & frontend_flags::SOURCE_RANGES != 0 && !lookup::may_use(frontend, &scratch.sent.src) {
         return Err(DropReason::SourceRange);
     }
     let is_local = flags & frontend_flags::LOCAL != 0;
@@ -97,15 +89,8 @@ fn try_choose(frontend: &Frontend, scratch: Handle, is_external: bool) -> Result
         reserved: 0,
     };
     let mut taken = Taken::Gone;
-    if keeps
-        && count != 0
-        && let Some(id) = affinity::kept(&client, frontend.affinity_s, now_ns)
-    {
+    if keeps && let Some(id) = affinity::kept(&client, frontend, now_ns) {
         taken = take(id, is_external);
-        // Another frontend of the Service, for which every node's backends count, may have led the client away.
-        if is_local && scratch.responder.kind == EndKind::Elsewhere {
-            taken = Taken::Gone;
-        }
     }
     if !taken.is_free() {
         taken = take_any(frontend, &scratch, is_external);
@@ -120,12 +105,6 @@ fn try_choose(frontend: &Frontend, scratch: Handle, is_external: bool) -> Result
         affinity::keep(&client, scratch.backend, now_ns);
     }
     Ok(if taken == Taken::FreeAway { Chosen::LedAway } else { Chosen::Led })
-}
-
-#[inline(never)]
-fn is_in_source_ranges(frontend: &Frontend, client: &Addr) -> bool {
-    let key = SourceRangeKey { service: frontend.service, client: *client };
-    SOURCE_RANGES.get(Key::new(8 * size_of::<SourceRangeKey>() as u32, key)).is_some()
 }
 
 /// What taking a backend came to.

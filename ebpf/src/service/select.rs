@@ -17,6 +17,13 @@ pub(crate) fn next(index: u32, count: u32) -> u32 {
     if next >= count { 0 } else { next }
 }
 
+/// What is left of a sorted range (first place, length) when its middle is not what is looked for.
+#[inline(always)]
+pub(crate) fn half((first, length): (u32, u32), is_above: bool) -> (u32, u32) {
+    let below = length / 2;
+    if is_above { (first + below + 1, length - below - 1) } else { (first, below) }
+}
+
 /// A hash of the five-tuple that is the same on every node, whatever its byte order: MurmurHash3 (x86, 32 bits, seed 0)
 /// over the tuple's bytes.
 #[inline(always)]

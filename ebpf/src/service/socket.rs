@@ -12,7 +12,7 @@ use sluice_abi::{
     SocketPeerKey, endpoint_flags, frontend_flags, maps, protocol,
 };
 
-use super::{affinity, lookup, select};
+use super::{affinity, lookup, select, source};
 use crate::{config, drops, endpoint};
 
 /// Cookie of the node's network namespace; 0 while it is not known, when only [`tell_netns`] does something.
@@ -37,6 +37,19 @@ pub(crate) struct Place {
     pub(crate) port: [u8; 2],
 }
 
+/// Whether pods' sockets are led too.
+#[unsafe(no_mangle)]
+static SERVES_PODS: Global<u8> = Global::new(0);
+
+/// Whose a socket is.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum Asker {
+    /// A process of the node.
+    Node,
+    /// One in another network namespace: a pod, which is led only where its packets would not be led otherwise.
+    Pod,
+}
+
 /// What becomes of a call.
 pub(crate) enum Outcome {
     /// It is about no Service.
@@ -47,11 +60,17 @@ pub(crate) enum Outcome {
     Denied,
 }
 
-/// Whether the socket is the node's: pods' sockets are left alone, their packets are translated.
+/// Whose the socket is; `None` when it is left alone: a pod's packets are translated.
 #[inline(always)]
-pub(crate) fn is_of_node(ctx: &SockAddrContext) -> bool {
+pub(crate) fn asker(ctx: &SockAddrContext) -> Option<Asker> {
     let node = NETNS_COOKIE.load();
-    node != 0 && netns_cookie(ctx) == node
+    if node == 0 {
+        None
+    } else if netns_cookie(ctx) == node {
+        Some(Asker::Node)
+    } else {
+        (SERVES_PODS.load() != 0).then_some(Asker::Pod)
+    }
 }
 
 /// Tells the loader which network namespace it is in, where the kernel has no `SO_NETNS_COOKIE` (before Linux 5.14): it
@@ -68,10 +87,22 @@ pub(crate) fn tell_netns(ctx: &SockAddrContext, to: &Place) {
 /// Leads a socket that connects to `to`. Without a backend the node's own stack refuses, at port 0 of `nobody`: by a reset,
 /// or by an ICMP error that the socket hears of.
 #[inline(always)]
-pub(crate) fn connect(ctx: &SockAddrContext, to: &Place, protocol: u8, nobody: Addr) -> Outcome {
-    let Some(frontend) = frontend(to, protocol) else {
+pub(crate) fn connect(
+    ctx: &SockAddrContext,
+    asker: Asker,
+    to: &Place,
+    protocol: u8,
+    nobody: Addr,
+) -> Outcome {
+    let Some(frontend) = frontend(asker, to, protocol) else {
         return Outcome::Untouched;
     };
+    if asker == Asker::Pod {
+        return connect_pod(ctx, frontend, to, protocol);
+    }
+    if !may_use(frontend, to) {
+        return deny(to, protocol, DropReason::SourceRange);
+    }
     let mut peer = peer_at(to, frontend, BackendId::NONE);
     let mut place = Place { addr: nobody, port: [0; 2] };
     if let Some((id, backend)) = choose(frontend, to, protocol) {
@@ -87,12 +118,26 @@ pub(crate) fn connect(ctx: &SockAddrContext, to: &Place, protocol: u8, nobody: A
     Outcome::Led(place)
 }
 
+/// The same for a pod's socket. Over UDP a connected socket could not leave a backend that is gone: its packets are led.
+#[inline(always)]
+fn connect_pod(ctx: &SockAddrContext, frontend: &Frontend, to: &Place, protocol: u8) -> Outcome {
+    if protocol != protocol::TCP {
+        return Outcome::Untouched;
+    }
+    let Some((id, backend)) = at_random(frontend) else {
+        return Outcome::Untouched;
+    };
+    let place = Place { addr: backend.addr, port: backend.port };
+    remember(cookie(ctx), &place, &peer_at(to, frontend, id));
+    Outcome::Led(place)
+}
+
 /// Leads a datagram of a socket that is not connected.
 ///
 /// The socket keeps its backend while that serves: several datagrams may belong together, as they would in a flow.
 #[inline(always)]
-pub(crate) fn send(ctx: &SockAddrContext, to: &Place, protocol: u8) -> Outcome {
-    let Some(frontend) = frontend(to, protocol) else {
+pub(crate) fn send(ctx: &SockAddrContext, asker: Asker, to: &Place, protocol: u8) -> Outcome {
+    let Some(frontend) = frontend(asker, to, protocol) else {
         return Outcome::Untouched;
     };
     let socket = cookie(ctx);
@@ -100,8 +145,12 @@ pub(crate) fn send(ctx: &SockAddrContext, to: &Place, protocol: u8) -> Outcome {
     let kept = kept.and_then(|kept| Some((kept, lookup::backend(kept.backend)?)));
     let (peer, backend) = match kept {
         Some(kept) => kept,
+        None if !may_use(frontend, to) => return deny(to, protocol, DropReason::SourceRange),
         None => {
             let Some((id, backend)) = choose(frontend, to, protocol) else {
+                if asker == Asker::Pod {
+                    return Outcome::Untouched;
+                }
                 // The kernel takes no datagram for port 0, and tells a socket that is not connected of no ICMP error.
                 let is_local = frontend.flags & frontend_flags::LOCAL != 0;
                 let reason = if is_local { DropReason::NoLocalBackend } else { DropReason::NoBackend };
@@ -127,19 +176,35 @@ pub(crate) fn believed(ctx: &SockAddrContext, from: &Place) -> Option<Place> {
 }
 
 /// The frontend that processes of the node reach under the address: by itself, or as a node port on one of the node's
-/// own addresses, loopback included.
+/// own addresses, loopback included, which to a pod is its own. What depends on a pod's address is left to its packets.
 #[inline(always)]
-fn frontend(to: &Place, protocol: u8) -> Option<&'static Frontend> {
+fn frontend(asker: Asker, to: &Place, protocol: u8) -> Option<&'static Frontend> {
+    let found = find(asker, to, protocol);
+    let by_address = frontend_flags::SOURCE_RANGES | frontend_flags::AFFINITY;
+    found.filter(|frontend| asker == Asker::Node || frontend.flags & by_address == 0)
+}
+
+#[inline(always)]
+fn find(asker: Asker, to: &Place, protocol: u8) -> Option<&'static Frontend> {
     let scope = FrontendScope::Internal as u8;
     let mut key = FrontendKey { addr: to.addr, port: to.port, protocol, scope };
     if let Some(frontend) = lookup::find(&key) {
         return Some(frontend);
     }
-    if !is_loopback(&to.addr) && endpoint::local(&to.addr)?.flags & endpoint_flags::NODE_PORT == 0 {
+    let is_own_loopback = asker == Asker::Node && is_loopback(&to.addr);
+    if !is_own_loopback && endpoint::local(&to.addr)?.flags & endpoint_flags::NODE_PORT == 0 {
         return None;
     }
     key.addr = any_like(&to.addr);
     lookup::find(&key)
+}
+
+/// Whether the node may use the frontend. Which of its addresses the socket will have is not known yet: counted is the one
+/// that the node translates sources to, as kube-proxy counts the node's primary one.
+#[inline(always)]
+fn may_use(frontend: &Frontend, to: &Place) -> bool {
+    frontend.flags & frontend_flags::SOURCE_RANGES == 0
+        || source::node(to.addr.is_v4()).is_some_and(|node| lookup::may_use(frontend, &node.addr))
 }
 
 /// Chooses a backend for a new flow: the one that processes of the node had last where the Service asks for that, else
@@ -155,7 +220,7 @@ fn choose(frontend: &Frontend, to: &Place, protocol: u8) -> Option<(BackendId, &
     };
     let has_affinity = frontend.flags & frontend_flags::AFFINITY != 0;
     let now_ns = if has_affinity { config::now_ns() } else { 0 };
-    let chosen = if has_affinity { affinity::kept(&client, frontend.affinity_s, now_ns) } else { None }
+    let chosen = if has_affinity { affinity::kept(&client, frontend, now_ns) } else { None }
         .and_then(|id| Some((id, lookup::backend(id)?)))
         .or_else(|| at_random(frontend))?;
     if has_affinity {

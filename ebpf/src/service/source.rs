@@ -10,7 +10,7 @@ use sluice_abi::{Addr, DropReason, NodeAddr, NodeFamily, maps, node_flags, proto
 
 use super::select;
 use crate::{
-    config, conntrack, outcome,
+    config, conntrack, outcome, ports,
     scratch::{self, Handle, Scratch},
 };
 
@@ -64,6 +64,7 @@ fn try_choose_source(mut scratch: Handle) -> Result<(), DropReason> {
     for _ in 0..TRIES {
         let has_port = choose_port(&mut scratch);
         if conntrack::is_free() {
+            ports::note(scratch.opened.protocol, scratch.opened.src_port); // the answers come to it
             return Ok(());
         }
         if !has_port {

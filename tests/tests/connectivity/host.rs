@@ -6,11 +6,11 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sluice_tests::topology::{
-    Cluster, Pod, PodSpec, objects,
+    AgentOptions, Cluster, Pod, PodSpec, objects,
     traffic::{Listen, Probe, Server},
 };
 
-use crate::{answers, expect, is_refused, network_policy};
+use crate::{answers, expect, is_refused, is_silent, network_policy};
 
 const PORTS: [Listen; 2] = [Listen::Echo(8000), Listen::Udp(5353)];
 
@@ -38,6 +38,33 @@ fn addresses(number: u8) -> [IpAddr; 2] {
 
 fn probes(number: u8) -> impl Iterator<Item = Probe> {
     addresses(number).into_iter().flat_map(|ip| [Probe::Tcp((ip, 80).into()), Probe::Udp((ip, 53).into())])
+}
+
+/// Policy at the veth sees the backend, as it does behind a translation, and nothing is translated.
+#[test]
+fn pods_that_are_led_at_their_sockets_are_judged_by_the_backend() -> Result<()> {
+    let options = AgentOptions { args: vec!["--socket-lb-pods".to_owned()], ..AgentOptions::default() };
+    let cluster = Cluster::start_with(2, &options)?;
+    let friend = cluster.pod(1, &PodSpec::new("friend", "friend"))?;
+    let stranger = cluster.pod(1, &PodSpec::new("stranger", "stranger"))?;
+    let near = cluster.pod(1, &PodSpec::new("near", "echo"))?;
+    let far = cluster.pod(2, &PodSpec::new("far", "echo"))?;
+    let friends = json!({"ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "friend"}}}]}]});
+    cluster.objects.put("policy", &network_policy("echo", "echo", &friends))?;
+    cluster.objects.put("service-near", &service("near", 1, &[&near]))?;
+    cluster.objects.put("service-far", &service("far", 2, &[&far]))?;
+    cluster.settle()?;
+    let serve = |pod: &Pod<'_>| Server::start(&pod.netns, &pod.name, &PORTS);
+    let _servers = (serve(&near)?, serve(&far)?);
+    let of_friend = probes(1).chain(probes(2)).map(|probe| answers(&friend.netns, probe));
+    let of_stranger = probes(1).chain(probes(2)).map(|probe| is_silent(&stranger.netns, probe));
+    expect(&of_friend.chain(of_stranger).collect::<Vec<_>>())?;
+    let flows = cluster.node(1).sluice_json("conntrack")?;
+    let flows = flows["flows"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let tcp = flows.iter().filter(|flow| flow["protocol"] == "TCP");
+    let translated: Vec<_> = tcp.clone().filter(|flow| !flow["via"].is_null()).collect();
+    assert!(tcp.count() >= 4 && translated.is_empty(), "{flows:?}");
+    Ok(())
 }
 
 /// The near pod lets nobody in, the far one only node 1, by the address that the packets must therefore have.

@@ -9,6 +9,7 @@ mod mtu;
 mod policy;
 mod reach;
 mod service;
+mod xdp;
 
 use anyhow::Result;
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! Addresses of load balancers and other addresses that only Services have.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
 };
 
@@ -60,11 +60,31 @@ fn source_ranges_close_a_balancers_address_to_others_and_nothing_else() -> Resul
             json!({"type": "LoadBalancer", "externalIPs": EXTERNAL, "loadBalancerSourceRanges": ranges});
         world.serve_with(&fields, &status(), &world.members())
     };
+    let pods = world.clients.each_ref().map(|pod| &pod.netns);
+    let nodes: Vec<&Netns> = cluster.nodes().iter().map(|node| &node.netns).collect();
+    let not_from_nodes = || {
+        for (node, probe) in nodes.iter().flat_map(|node| balancer.iter().map(move |probe| (node, probe))) {
+            // The kernel tells the process at once: no packet is made.
+            let refused = probe.send(node, PATIENCE).err().context("refused at the socket")?;
+            let cause = refused.downcast_ref::<io::Error>().map(io::Error::kind);
+            ensure!(cause == Some(io::ErrorKind::PermissionDenied), "{probe:?}: {refused:#}");
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+
     serve(json!(["198.51.100.8/29", "2001:db8:100::/64"]))?;
-    expect(&world.everybody(), &balancer, Want::Answer)?;
-    serve(json!(["198.51.100.16/28", "2001:db8:101::/64"]))?;
-    expect(&[world.outside()], &balancer, Want::Silence)?;
-    expect(&world.inside(), &balancer, Want::Answer)?;
+    expect(&[world.outside()], &balancer, Want::Answer)?;
+    expect(&pods, &balancer, Want::Silence)?;
+    not_from_nodes()?;
+
+    serve(json!(["10.244.1.0/24", "fd00:10:244:1::/64"]))?;
+    expect(&pods[..1], &balancer, Want::Answer)?;
+    expect(&[pods[1], world.outside()], &balancer, Want::Silence)?;
+    not_from_nodes()?;
+
+    serve(json!(["192.0.2.0/24", "2001:db8:2::/64"]))?;
+    expect(&nodes, &balancer, Want::Answer)?;
+    expect(&[pods[0], pods[1], world.outside()], &balancer, Want::Silence)?;
     expect(&world.everybody(), &elsewhere, Want::Answer)
 }
 

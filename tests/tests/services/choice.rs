@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use sluice_abi::{
-    Affinity, BackendId, BackendState, DropReason, Frontend, FrontendScope, Prefix, ServiceId,
+    Affinity, BackendId, BackendState, DropReason, Frontend, FrontendKey, FrontendScope, Prefix, ServiceId,
     frontend_flags, protocol,
 };
 use sluice_maps::SourceRange;
 use sluice_tests::{
-    lab::Action,
+    lab::{Action, LabPod},
     packet::{self},
 };
 
@@ -42,6 +42,76 @@ fn only_clients_in_the_source_ranges_may_use_a_service_that_names_any() {
         assert_eq!(edge.outside_sends(&open(outside)).action, Action::Drop);
     }
     assert_eq!(edge.lab.dropped(DropReason::SourceRange), 2);
+}
+
+#[test]
+fn a_pod_outside_the_source_ranges_may_not_use_a_load_balancers_address_either() {
+    let mut edge = Edge::new();
+    let (a, b) = (edge.pod(), edge.pod());
+    for (like, first) in BOTH.into_iter().zip([10, 20]) {
+        let (service, flags) = (ServiceId(first), frontend_flags::SOURCE_RANGES);
+        let frontend = Frontend { first_slot: first, service, flags, ..Frontend::default() };
+        let at = sock(vip(like), 80);
+        edge.lab.frontend(at, protocol::TCP, FrontendScope::Internal, frontend, &[b.at(like, 8000)]);
+        let clients = Prefix::host(a.addr(like).into());
+        edge.lab.maps().source_ranges.put(&SourceRange { service, clients }, &1).expect("a range");
+        let open = |edge: &Edge, pod: &LabPod| {
+            edge.lab.from_pod(pod, &packet::tcp(pod.at(like, 4000), at, "S")).action
+        };
+        assert_eq!(open(&edge, &a), Action::Redirect, "by its own address");
+        assert_eq!(open(&edge, &b), Action::Drop);
+    }
+    assert_eq!(edge.lab.dropped(DropReason::SourceRange), 2);
+}
+
+#[test]
+fn affinity_leads_to_no_backend_that_has_left_the_service_and_lives_on_for_another() {
+    let mut edge = Edge::new();
+    let pods: Vec<_> = (0..8).map(|_| edge.pod()).collect();
+    let keeps = Frontend { flags: frontend_flags::AFFINITY, affinity_s: 600, ..Frontend::default() };
+    for (like, first) in BOTH.into_iter().zip([10, 2000]) {
+        let at: Vec<_> = pods.iter().map(|pod| pod.at(like, 80)).collect();
+        let (tcp, external) = (protocol::TCP, FrontendScope::External);
+        let service = ServiceId(first);
+        let all = Frontend { first_slot: first, service, ..keeps };
+        let chosen = |edge: &Edge, client: u8, src_port| {
+            let src = family(like, [203, 0, 113, client], [0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(client)]);
+            let syn = packet::tcp(sock(src, src_port), sock(vip(like), 80), "S");
+            left(&edge.outside_sends(&syn), Action::Redirect).dst
+        };
+        edge.lab.frontend(sock(vip(like), 80), tcp, external, all, &at);
+        let before: Vec<_> = (0..100).map(|client| chosen(&edge, client, 1000)).collect();
+        // Every other backend leaves, in one slice and in a table of consistent hashing; all of them go on living.
+        let stay: Vec<_> = at.iter().copied().step_by(2).collect();
+        let ids = [0, 2, 4, 6].map(|number| BackendId(first + number));
+        let (slice, table) = (first + 100, first + 200);
+        for (slot, id) in (slice..).zip(ids) {
+            edge.lab.maps().slots.put(slot, &id).expect("a slot");
+        }
+        for slot in 0..251 {
+            edge.lab.maps().slots.put(table + slot, &ids[slot as usize % 4]).expect("a slot");
+        }
+        for (slot, id) in (table + 251..).zip(ids) {
+            edge.lab.maps().slots.put(slot, &id).expect("a slot");
+        }
+        let plain = Frontend { first_slot: slice, count: 4, backends: 4, ..all };
+        let flags = all.flags | frontend_flags::MAGLEV;
+        let table = Frontend { first_slot: table, count: 251, flags, ..plain };
+        let key = FrontendKey {
+            addr: vip(like).into(),
+            port: 80_u16.to_be_bytes(),
+            protocol: tcp,
+            scope: external as u8,
+        };
+        for (src_port, frontend) in [(2000, plain), (3000, table)] {
+            edge.lab.maps().frontends.put(&key, &frontend).expect("a frontend");
+            for (client, before) in (0..100).zip(&before) {
+                let now = chosen(&edge, client, src_port);
+                assert!(stay.contains(&now), "{now} has left");
+                assert!(!stay.contains(before) || now == *before, "{before} has not left");
+            }
+        }
+    }
 }
 
 #[test]

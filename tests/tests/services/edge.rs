@@ -1,8 +1,8 @@
 //! Ports of the node and addresses that only Services have, from outside and from pods.
 
 use sluice_abi::{
-    BackendId, CtState, DropReason, Frontend, FrontendScope, Hook, RuleId, RuleSetId, flow_flags,
-    frontend_flags, protocol,
+    BackendId, CtState, DropReason, Frontend, FrontendKey, FrontendScope, Hook, RuleId, RuleSetId,
+    flow_flags, frontend_flags, protocol,
 };
 use sluice_tests::{
     lab::{ALLOW_ALL, Action},
@@ -159,6 +159,39 @@ fn host_traffic_passes_untouched_and_untracked() {
         }
     }
     assert_eq!(edge.lab.maps().ct_half_open.count().expect("a count"), 0);
+}
+
+#[test]
+fn a_connection_from_outside_outlives_its_service() {
+    let mut edge = Edge::new();
+    let b = edge.pod();
+    for (like, first) in BOTH.into_iter().zip([10, 20]) {
+        for at in [b.at(like, 8000), sock(node(like), 8000), sock(remote(like), 8000)] {
+            edge.forget_flows();
+            let (from, to) = (sock(client(like), 4000), sock(node(like), PORT));
+            edge.node_port(like, FrontendScope::External, protocol::TCP, &[at], first);
+            let sent = packet::checked(&edge.outside_sends(&packet::tcp(from, to, "S")).packet);
+            let key = FrontendKey {
+                addr: like.into(),
+                port: PORT.to_be_bytes(),
+                protocol: protocol::TCP,
+                scope: FrontendScope::External as u8,
+            };
+            assert!(edge.lab.maps().frontends.delete(&key).expect("the map"));
+            let answer = packet::tcp(sent.dst, sent.src, "SA");
+            let answered = match at.ip() {
+                ip if ip == b.addr(like) => edge.lab.from_pod(&b, &answer),
+                ip if ip == node(like) => edge.host_sends(&answer),
+                _ => edge.outside_sends(&answer),
+            };
+            assert_eq!(packet::checked(&answered.packet), ends(to, from), "{at}");
+            let ack = edge.outside_sends(&packet::tcp(from, to, "A"));
+            assert_eq!(packet::checked(&ack.packet), sent, "{at}");
+            // A new one is the node's own business.
+            let syn = packet::tcp(sock(client(like), 4001), to, "S");
+            assert_eq!(edge.outside_sends(&syn).packet, syn);
+        }
+    }
 }
 
 #[test]

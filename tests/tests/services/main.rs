@@ -6,6 +6,7 @@ mod edge;
 mod errors;
 mod masquerade;
 mod refusal;
+mod xdp;
 
 use std::net::{IpAddr, SocketAddr};
 

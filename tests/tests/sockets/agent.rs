@@ -13,7 +13,7 @@ use aya::programs::{
     links::{FdLink, PinnedLink},
 };
 use sluice_abi::protocol::{TCP, UDP};
-use sluice_agent::datapath::{CgroupError, CgroupRoot, SocketError, Sockets};
+use sluice_agent::datapath::{CgroupError, CgroupRoot, Served, SocketError, Sockets};
 use sluice_maps::pin_dir;
 use sluice_tests::cgroup::OwnCgroup;
 
@@ -85,7 +85,8 @@ fn links_follow_the_cgroup_that_is_asked_for() {
     let before = links(&world);
     drop(sockets);
     let nearer = world.cgroup.processes();
-    let sockets = Sockets::start(&world.maps, &CgroupRoot::At(nearer.clone())).expect("programs in force");
+    let sockets = Sockets::start(&world.maps, &CgroupRoot::At(nearer.clone()), Served::Node)
+        .expect("programs in force");
     assert_eq!(sockets.cgroup(), nearer);
     let after = links(&world);
     assert!(after.iter().all(|(name, link)| before[name].0 != link.0), "{before:?}, then {after:?}");
@@ -110,7 +111,7 @@ fn what_is_stopped_leaves_connections_and_no_pins() {
 fn without_cgroup2_the_reason_is_told() {
     let world = World::without_programs();
     let root = CgroupRoot::At(world.bpffs.path().to_owned());
-    let error = Sockets::start(&world.maps, &root).expect_err("another file system");
+    let error = Sockets::start(&world.maps, &root, Served::Node).expect_err("another file system");
     assert!(matches!(error, SocketError::Cgroup(CgroupError::NotCgroup2 { .. })), "{error:?}");
 }
 
@@ -124,7 +125,8 @@ fn the_root_of_process_1_is_found() {
         let world = World::without_programs();
         let service = Family::V6.at(SERVICES, 10, 80);
         world.service(service, TCP, &[1]);
-        let sockets = Sockets::start(&world.maps, &CgroupRoot::OfInit).expect("programs in force");
+        let sockets =
+            Sockets::start(&world.maps, &CgroupRoot::OfInit, Served::Node).expect("programs in force");
         assert_eq!(sockets.cgroup(), Path::new("/proc/1/root/sys/fs/cgroup"));
         assert_eq!(tcp(service).expect("an answer"), (Family::V6.plain(BACKENDS, 1), service));
         return;

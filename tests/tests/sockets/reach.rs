@@ -1,17 +1,21 @@
 //! Who is reached under which address, and what the process is told.
 
 use std::{
+    env,
     io::ErrorKind,
     net::{IpAddr, SocketAddr},
+    process::Command,
     thread,
 };
 
 use nix::sched::{CloneFlags, unshare};
 use sluice_abi::{
-    AffinityKey, DropKey, DropReason, EndpointId, Frontend, FrontendKey, ServiceId, frontend_flags,
+    AffinityKey, DropKey, DropReason, EndpointId, Frontend, FrontendKey, NodeAddr, NodeFamily, Prefix,
+    ServiceId, frontend_flags,
     protocol::{TCP, UDP},
 };
-use sluice_agent::datapath::{CgroupRoot, Sockets};
+use sluice_agent::datapath::{CgroupRoot, Served, Sockets};
+use sluice_maps::SourceRange;
 
 use crate::world::{
     BACKEND_PORT, BACKENDS, Family, SERVICES, World, connected_datagram, datagram, is_unrouted, tcp, who,
@@ -146,6 +150,61 @@ fn without_a_backend_of_this_node_a_local_service_says_no_and_why() {
 }
 
 #[test]
+fn the_node_may_use_a_load_balancers_address_as_its_own_address_is_in_the_source_ranges() {
+    let (world, _sockets) = World::new();
+    for family in Family::ALL {
+        let (service, named) = (family.plain(SERVICES, 10), family.at(SERVICES, 10, 80));
+        let restricted = Frontend { flags: frontend_flags::SOURCE_RANGES, ..Frontend::default() };
+        for protocol in [TCP, UDP] {
+            world.service_with(SocketAddr::new(service, 80), protocol, &[1], restricted);
+        }
+        let number = if service.is_ipv4() { NodeFamily::V4 } else { NodeFamily::V6 } as u32;
+        let node = family.plain(BACKENDS, 2);
+        let range = SourceRange { service: ServiceId(1), clients: Prefix::host(node.into()) };
+        // It has no address of the family; then it has one that no range holds.
+        for own in [None, Some(family.plain(BACKENDS, 3))] {
+            if let Some(own) = own {
+                let own = NodeAddr { addr: own.into(), flags: 0 };
+                world.maps.node.put(&number, &own).expect("the node's address");
+            }
+            world.maps.source_ranges.put(&range, &1).expect("a range");
+            let before = dropped(&world, DropReason::SourceRange);
+            for error in [
+                tcp(named).expect_err("TCP"),
+                family.udp().connect(named).expect_err("UDP, connected"),
+                datagram(&family.udp(), named).expect_err("UDP"),
+            ] {
+                assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{family:?}");
+            }
+            assert_eq!(dropped(&world, DropReason::SourceRange), before + 3);
+        }
+        let own = NodeAddr { addr: node.into(), flags: 0 };
+        world.maps.node.put(&number, &own).expect("the node's address");
+        assert_eq!(tcp(named).expect("TCP").0, family.plain(BACKENDS, 1), "{family:?}");
+        let socket = family.udp();
+        assert_eq!(datagram(&socket, named).expect("UDP").0, family.plain(BACKENDS, 1), "{family:?}");
+        world.maps.source_ranges.delete(&range).expect("a range");
+        // What goes on is no new flow.
+        assert_eq!(datagram(&socket, named).expect("UDP").0, family.plain(BACKENDS, 1), "{family:?}");
+        tcp(named).expect_err("TCP");
+        world.maps.node.delete(&number).expect("the node's address");
+    }
+}
+
+#[test]
+fn the_nodes_affinity_leads_to_no_backend_that_has_left_and_lives_on_for_another_service() {
+    let (world, _sockets) = World::new();
+    for family in Family::ALL {
+        let (service, named) = (family.plain(SERVICES, 10), family.at(SERVICES, 10, 80));
+        let affinity = Frontend { flags: frontend_flags::AFFINITY, affinity_s: 3600, ..Frontend::default() };
+        world.service_with(SocketAddr::new(service, 80), TCP, &[1], affinity);
+        assert_eq!(tcp(named).expect("TCP").0, family.plain(BACKENDS, 1), "{family:?}");
+        world.service_with(SocketAddr::new(service, 80), TCP, &[2, 3], affinity);
+        assert_ne!(tcp(named).expect("TCP").0, family.plain(BACKENDS, 1), "{family:?}");
+    }
+}
+
+#[test]
 fn the_node_keeps_its_backend_of_a_service_with_affinity() {
     let (world, _sockets) = World::new();
     for family in Family::ALL {
@@ -221,11 +280,68 @@ fn sockets_of_other_network_namespaces_are_left_alone() {
     assert_eq!(world.maps.socket_peers.count().expect("the map"), 0);
 }
 
+/// In a process of its own: programs that lead every network namespace would lead those of the other tests.
+#[test]
+fn pods_are_led_when_asked_for_but_where_their_packets_know_better() {
+    const INSIDE: &str = "SLUICE_TEST_LEADS_PODS";
+    if env::var_os(INSIDE).is_some() {
+        return lead_pods();
+    }
+    let mut inner = Command::new(env::current_exe().expect("this program"));
+    let name = "reach::pods_are_led_when_asked_for_but_where_their_packets_know_better";
+    let output = inner.args(["--exact", name, "--nocapture"]).env(INSIDE, "1").output();
+    let output = output.expect("starting this program once more");
+    let words = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&words));
+}
+
+fn lead_pods() {
+    let world = World::without_programs();
+    let root = CgroupRoot::At(world.cgroup.path());
+    let _sockets = Sockets::start(&world.maps, &root, Served::NodeAndPods).expect("programs in force");
+    for family in [Family::V4, Family::V6] {
+        let service = |last, port| SocketAddr::new(family.plain(SERVICES, last), port);
+        for protocol in [TCP, UDP] {
+            world.service(service(10, 80), protocol, &[2]);
+            world.service(service(10, 81), protocol, &[]);
+        }
+        for (port, flags) in [(82, frontend_flags::AFFINITY), (83, frontend_flags::SOURCE_RANGES)] {
+            world.service_with(service(10, port), TCP, &[2], Frontend { flags, ..Frontend::default() });
+        }
+        let any = if family == Family::V6 { FrontendKey::NODE_V6 } else { FrontendKey::NODE_V4 };
+        world.service(SocketAddr::new(any.into(), 30080), TCP, &[2]);
+    }
+    let pod = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        crate::world::serve_backends();
+        for family in Family::ALL {
+            let (named, backend) = (family.at(SERVICES, 10, 80), family.plain(BACKENDS, 2));
+            assert_eq!(
+                tcp(named).unwrap_or_else(|error| panic!("{family:?}: {error}")),
+                (backend, named),
+                "{family:?}"
+            );
+            assert_eq!(datagram(&family.udp(), named).expect("UDP"), (backend, named), "{family:?}");
+            let error = family.udp().connect(named).expect_err("a connected datagram socket");
+            assert!(is_unrouted(&error), "{family:?}: {error}");
+            // No backend, affinity, source ranges.
+            for port in 81..=83 {
+                let error = tcp(family.at(SERVICES, 10, port)).expect_err("left to its packets");
+                assert!(is_unrouted(&error), "{family:?} {port}: {error}");
+            }
+            // Its loopback is its own.
+            let error = tcp(SocketAddr::new(family.loopback(), 30080)).expect_err("nobody listens");
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{family:?}");
+        }
+    });
+    pod.join().expect("the pod");
+}
+
 #[test]
 fn sockets_of_other_cgroups_are_left_alone() {
     let world = World::without_programs();
     let child = world.cgroup.child("other-cgroups").expect("a cgroup");
-    let started = Sockets::start(&world.maps, &CgroupRoot::At(child));
+    let started = Sockets::start(&world.maps, &CgroupRoot::At(child), Served::Node);
     match started {
         Ok(_sockets) => {
             let service = Family::V4.at(SERVICES, 10, 80);

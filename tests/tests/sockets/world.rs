@@ -13,7 +13,7 @@ use sluice_abi::{
     Backend, BackendId, BackendState, Endpoint, Frontend, FrontendKey, FrontendScope, ServiceId,
     endpoint_flags, protocol,
 };
-use sluice_agent::datapath::{CgroupRoot, Sockets};
+use sluice_agent::datapath::{CgroupRoot, Served, Sockets};
 use sluice_maps::{Maps, testing::PrivateBpffs};
 use sluice_tests::{cgroup::OwnCgroup, lab::ip};
 
@@ -93,15 +93,7 @@ impl World {
 
     pub(crate) fn without_programs() -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of the thread's own (needs root)");
-        ip("link set lo up");
-        for family in [Family::V4, Family::V6] {
-            for last in 1..=3 {
-                let address = family.plain(BACKENDS, last);
-                let options = if address.is_ipv4() { "/32 dev lo" } else { "/128 dev lo nodad" };
-                ip(&format!("addr add {address}{options}"));
-                serve(SocketAddr::new(address, BACKEND_PORT));
-            }
-        }
+        serve_backends();
         let cgroup = OwnCgroup::enter().expect("a cgroup");
         let bpffs = PrivateBpffs::mount();
         let maps = Maps::create(bpffs.path()).expect("maps");
@@ -109,7 +101,8 @@ impl World {
     }
 
     pub(crate) fn start(&self) -> Sockets {
-        Sockets::start(&self.maps, &CgroupRoot::At(self.cgroup.path())).expect("programs in force")
+        Sockets::start(&self.maps, &CgroupRoot::At(self.cgroup.path()), Served::Node)
+            .expect("programs in force")
     }
 
     /// A Service whose backends are those of the numbers, at `at`.
@@ -135,6 +128,7 @@ impl World {
         let frontend = Frontend {
             first_slot,
             count: backends.len() as u32,
+            backends: backends.len() as u32,
             service: if frontend.service == ServiceId::default() { ServiceId(1) } else { frontend.service },
             service_port: at.port().to_be_bytes(),
             ..frontend
@@ -204,6 +198,24 @@ pub(crate) fn is_unrouted(error: &io::Error) -> bool {
 /// Who answers when it is asked `count` times over TCP.
 pub(crate) fn who(to: SocketAddr, count: usize) -> BTreeSet<IpAddr> {
     (0..count).map(|_| tcp(to).expect("an answer").0).collect()
+}
+
+/// Backends 1 to 3 of both families, in the thread's network namespace.
+pub(crate) fn serve_backends() {
+    ip("link set lo up");
+    for family in [Family::V4, Family::V6] {
+        for last in 1..=3 {
+            let address = family.plain(BACKENDS, last);
+            let options = if address.is_ipv4() { "/32 dev lo" } else { "/128 dev lo nodad" };
+            ip(&format!("addr add {address}{options}"));
+            let at = SocketAddr::new(address, BACKEND_PORT);
+            serve(at);
+            // The route to an IPv6 address comes a moment after the address.
+            while TcpStream::connect(at).is_err() {
+                thread::yield_now();
+            }
+        }
+    }
 }
 
 /// Threads that answer with their address; they end with the process.

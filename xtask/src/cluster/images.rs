@@ -32,6 +32,8 @@ pub(super) const IMPORTED: &str = "imported";
 /// `test/utils/image/manifest.go`): name, entry point, arguments.
 const TOOLS: &[(&str, &[&str], &[&str])] = &[
     (PAUSE, &["/agnhost"], &["pause"]),
+    // The conformance tests of ClusterNetworkPolicy ask for this one.
+    ("registry.k8s.io/e2e-test-images/agnhost:2.45", &["/agnhost"], &["pause"]),
     ("registry.k8s.io/e2e-test-images/agnhost:2.55", &["/agnhost"], &["pause"]),
     ("registry.k8s.io/e2e-test-images/agnhost:2.63.0", &["/agnhost"], &["pause"]),
     ("registry.k8s.io/e2e-test-images/busybox:1.37.0-1", &[], &["sh"]),

@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, bail};
 use serde::Serialize;
 use sluice_abi::{
-    Addr, Affinity, AffinityKey, BackendId, BackendState, Frontend, FrontendKey, FrontendScope, Prefix,
-    endpoint_flags, flow_flags, frontend_flags,
+    Addr, Affinity, AffinityKey, BackendId, BackendState, Frontend, FrontendKey, FrontendScope, NodeFamily,
+    Prefix, endpoint_flags, flow_flags, frontend_flags,
 };
 use sluice_maps::{Maps, MapsError, SourceRange};
 
@@ -139,7 +139,7 @@ impl Trace {
         let has = |flag| frontend.flags & flag != 0;
         let usable = self.choices.iter().any(|choice| choice.percent > 0.0);
         (self.verdict, self.reason) =
-            if has(frontend_flags::SOURCE_RANGES) && !may_use(maps, frontend, source)? {
+            if has(frontend_flags::SOURCE_RANGES) && !may_use(maps, frontend, source, self.to.is_ipv4())? {
                 ("dropped", "the client is outside the Service's loadBalancerSourceRanges".to_owned())
             } else if let Some(kept) = self.affinity.as_ref().filter(|kept| kept.holds) {
                 let left = u64::from(frontend.affinity_s).saturating_sub(kept.idle_seconds);
@@ -237,8 +237,14 @@ fn why_none(maps: &Maps, question: &Question, scope: FrontendScope) -> Result<St
     })
 }
 
-fn may_use(maps: &Maps, frontend: &Frontend, source: Source) -> Result<bool, MapsError> {
-    let Some(addr) = source.addr() else { return Ok(true) };
+/// A process of the node is judged by the node's address.
+fn may_use(maps: &Maps, frontend: &Frontend, source: Source, v4: bool) -> Result<bool, MapsError> {
+    let family = if v4 { NodeFamily::V4 } else { NodeFamily::V6 };
+    let addr = match source.addr() {
+        None => maps.node.get(&(family as u32))?.map(|node| node.addr),
+        addr => addr,
+    };
+    let Some(addr) = addr else { return Ok(false) };
     let client = SourceRange { service: frontend.service, clients: Prefix::host(addr) };
     Ok(maps.source_ranges.get(&client)?.is_some())
 }
@@ -265,7 +271,7 @@ fn kept(
         return Ok(None);
     };
     let idle_seconds = clock::seconds_since(clock::now(), last_used_ns);
-    let takes_new = is_active(maps, id)?;
+    let takes_new = is_active(maps, id)? && backend_ids(maps, frontend)?.contains(&id);
     let is_fresh = idle_seconds < u64::from(frontend.affinity_s);
     Ok(Some(Kept { backend: backend(maps, id)?, idle_seconds, holds: takes_new && is_fresh }))
 }

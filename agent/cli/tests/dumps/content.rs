@@ -3,9 +3,9 @@
 use sluice_abi::{
     Addr, Affinity, AffinityKey, Backend, BackendId, BackendState, Counter, CtEntry, CtState, Direction,
     DropKey, DropReason, DropRecord, Endpoint, EndpointId, EndpointMeta, FlowKey, Frontend, FrontendKey,
-    FrontendScope, Identity, IdentityMeta, Judgement, PolicyId, PolicyKind, PolicyMeta, Prefix, Rule, RuleId,
-    RuleKey, RuleMeta, RuleSetId, RuleSetMeta, RuleVerdict, ServiceId, ServiceMeta, Text, Tuple,
-    endpoint_flags, flow_flags, frontend_flags,
+    FrontendScope, Identity, IdentityMeta, Judgement, NodeAddr, NodeFamily, PolicyId, PolicyKind, PolicyMeta,
+    Prefix, Rule, RuleId, RuleKey, RuleMeta, RuleSetId, RuleSetMeta, RuleVerdict, ServiceId, ServiceMeta,
+    Text, Tuple, endpoint_flags, flow_flags, frontend_flags,
     maps::COUNTERS,
     protocol::{ICMP, TCP, UDP},
 };
@@ -169,8 +169,14 @@ fn services(maps: &Maps) {
         maps.frontends.put(&key, &frontend).expect("frontend");
     };
     let service_port = 80u16.to_be_bytes();
-    let all =
-        Frontend { first_slot: 10, count: 3, service: ServiceId(1), service_port, ..Frontend::default() };
+    let all = Frontend {
+        first_slot: 10,
+        count: 3,
+        backends: 3,
+        service: ServiceId(1),
+        service_port,
+        ..Frontend::default()
+    };
     put(VIP, 80, inside, Frontend { affinity_s: 10_800, flags: frontend_flags::AFFINITY, ..all });
     put(VIP, 81, inside, Frontend { count: 0, first_slot: 0, service_port: 81u16.to_be_bytes(), ..all });
     put(FrontendKey::NODE_V4, 30_080, inside, all);
@@ -178,7 +184,10 @@ fn services(maps: &Maps) {
     put(FrontendKey::NODE_V4, 30_080, outside, none_here);
     let table = frontend_flags::MAGLEV | frontend_flags::SOURCE_RANGES | frontend_flags::LOAD_BALANCER;
     put(BALANCER, 80, outside, Frontend { first_slot: 20, count: 4, flags: table, ..all });
-    put(BALANCER, 80, inside, Frontend { flags: frontend_flags::LOAD_BALANCER, ..all });
+    let restricted = frontend_flags::SOURCE_RANGES | frontend_flags::LOAD_BALANCER;
+    put(BALANCER, 80, inside, Frontend { flags: restricted, ..all });
+    let node = NodeAddr { addr: Addr::v4([198, 51, 100, 9]), flags: 0 };
+    maps.node.put(&(NodeFamily::V4 as u32), &node).expect("the node's address");
     put(EXTERNAL, 80, inside, Frontend { count: 1, flags: frontend_flags::EXTERNAL_IP, ..all });
     let clients = Prefix::new(Addr::v4([198, 51, 100, 0]), 96 + 24);
     maps.source_ranges.put(&SourceRange { service: ServiceId(1), clients }, &1).expect("range");

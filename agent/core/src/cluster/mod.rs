@@ -4,12 +4,14 @@
 //!
 //! **Invariant: fail closed.** An object that cannot be understood is remembered in [`Cluster::rejected`], and what
 //! is left of it opens nothing: a rejected policy isolates the pods it selects (all of its namespace when its
-//! `podSelector` is unreadable) and allows nothing; a rejected Service has no frontend. A policy that is only to be audited
-//! is noted there too, and isolates nothing.
+//! `podSelector` is unreadable) and allows nothing; of a rejected ClusterNetworkPolicy each rule that cannot be understood
+//! denies, or accepts nothing; a rejected Service has no frontend. A policy that is only to be audited is noted there too,
+//! and isolates nothing.
 //!
 //! **Invariant: order does not matter.** Objects refer to each other by name, so equal sets of objects and endpoints
 //! make equal clusters in whatever order they came.
 
+mod cluster_policy;
 mod endpoint;
 mod namespace;
 mod node;
@@ -26,6 +28,7 @@ use std::{
 
 use sluice_abi::{Addr, EndpointId};
 
+pub use cluster_policy::{Action, ClusterPolicy, ClusterRule, Selection, Tier};
 pub use endpoint::LocalEndpoint;
 pub use namespace::NamespaceLabels;
 pub use node::Node;
@@ -81,6 +84,9 @@ pub struct Cluster {
     /// Slices by the Service they belong to.
     slices_of: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
     policies: BTreeMap<NamespacedName, Policy>,
+    cluster_policies: BTreeMap<String, ClusterPolicy>,
+    /// Their names in the order in which they are asked.
+    precedence: BTreeSet<(Tier, u16, String)>,
     endpoints: BTreeMap<EndpointId, LocalEndpoint>,
     node_addresses: BTreeSet<Addr>,
     uplink_addresses: Vec<Addr>,
@@ -145,6 +151,10 @@ impl Cluster {
                 let (model, reason) = Policy::read(&policy);
                 (put(&mut self.policies, policy.metadata.namespaced_name(), model), reason)
             }
+            Object::ClusterNetworkPolicy(policy) => {
+                let (model, reason) = ClusterPolicy::read(&policy);
+                (self.insert_cluster_policy(policy.metadata.name, model), reason)
+            }
         };
         let Some(reason) = reason else {
             self.rejected.remove(&key);
@@ -164,7 +174,24 @@ impl Cluster {
             ObjectKey::Service(name) => self.services.remove(name).is_some(),
             ObjectKey::EndpointSlice(name) => self.remove_slice(name),
             ObjectKey::NetworkPolicy(name) => self.policies.remove(name).is_some(),
+            ObjectKey::ClusterNetworkPolicy(name) => self.remove_cluster_policy(name),
         }
+    }
+
+    fn insert_cluster_policy(&mut self, name: String, policy: ClusterPolicy) -> bool {
+        if self.cluster_policies.get(&name) == Some(&policy) {
+            return false;
+        }
+        self.remove_cluster_policy(&name);
+        self.precedence.insert((policy.tier, policy.priority, name.clone()));
+        self.cluster_policies.insert(name, policy);
+        true
+    }
+
+    fn remove_cluster_policy(&mut self, name: &str) -> bool {
+        let Some((name, policy)) = self.cluster_policies.remove_entry(name) else { return false };
+        self.precedence.remove(&(policy.tier, policy.priority, name));
+        true
     }
 
     fn insert_slice(&mut self, name: NamespacedName, slice: Slice) -> bool {
@@ -240,6 +267,17 @@ impl Cluster {
     /// All policies by name.
     pub fn policies(&self) -> &BTreeMap<NamespacedName, Policy> {
         &self.policies
+    }
+
+    /// All ClusterNetworkPolicies by name.
+    pub fn cluster_policies(&self) -> &BTreeMap<String, ClusterPolicy> {
+        &self.cluster_policies
+    }
+
+    /// The ClusterNetworkPolicies in the order in which they are asked: by tier and priority; where both are equal the
+    /// API leaves the order open, and the name decides.
+    pub fn by_precedence(&self) -> impl Iterator<Item = (&String, &ClusterPolicy)> {
+        self.precedence.iter().filter_map(|(_, _, name)| self.cluster_policies.get_key_value(name))
     }
 
     /// The interfaces of this node's pods.

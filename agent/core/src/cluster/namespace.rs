@@ -31,11 +31,19 @@ impl NamespaceLabels {
     pub fn are_selected_by(&self, selector: &LabelSelector) -> bool {
         if self.is_complete { selector.matches(&self.labels) } else { selector.matches_surely(&self.labels) }
     }
+
+    /// Whether a `namespaceSelector` may select it: for all that is known, there are labels with which it would.
+    pub fn may_be_selected_by(&self, selector: &LabelSelector) -> bool {
+        if self.is_complete { selector.matches(&self.labels) } else { selector.may_match(&self.labels) }
+    }
 }
+
+/// The label that every namespace has: its name (KEP-2161).
+pub(super) const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// Every namespace has its name as a label (KEP-2161).
 fn labels_of(metadata: &Meta) -> Labels {
     let mut labels = metadata.labels.clone();
-    labels.insert("kubernetes.io/metadata.name".to_owned(), metadata.name.clone());
+    labels.insert(NAME_LABEL.to_owned(), metadata.name.clone());
     Labels::new(labels)
 }

@@ -176,12 +176,7 @@ impl PortMatch {
         let protocol = protocol_of(&port.protocol)?;
         match (&port.port, port.end_port) {
             (None, None) => Ok(Self::All { protocol }),
-            (Some(PortName::Name(name)), None) => {
-                // A name has a letter (API reference, `IANA_SVC_NAME`); else it could be taken for a number.
-                let is_name = name.bytes().any(|byte| byte.is_ascii_alphabetic());
-                let name = if is_name { word(name) } else { Err(SelectorError::Word { word: name.clone() }) };
-                Ok(Self::Named { protocol, name: name? })
-            }
+            (Some(PortName::Name(name)), None) => Ok(Self::Named { protocol, name: port_name(name)? }),
             (Some(PortName::Number(number)), end) => {
                 let (first, last) = (port_of(*number)?, port_of(end.unwrap_or(*number))?);
                 if last < first {
@@ -192,4 +187,10 @@ impl PortMatch {
             (None | Some(PortName::Name(_)), Some(end)) => Err(RejectReason::PortRange { end }),
         }
     }
+}
+
+/// Checks the name of a port: it has a letter (API reference, `IANA_SVC_NAME`), else it could be taken for a number.
+pub(super) fn port_name(name: &str) -> Result<String, SelectorError> {
+    let is_name = name.bytes().any(|byte| byte.is_ascii_alphabetic());
+    if is_name { word(name) } else { Err(SelectorError::Word { word: name.to_owned() }) }
 }

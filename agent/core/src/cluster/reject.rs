@@ -66,6 +66,36 @@ pub enum RejectReason {
     /// A peer that names nothing, or a range and selectors both.
     #[error("a peer is either selectors or a range")]
     Peer,
+    /// A tier other than Admin and Baseline; the policy is taken for one of the Admin tier.
+    #[error("{tier:?} is no tier")]
+    Tier {
+        /// What was given.
+        tier: String,
+    },
+    /// A priority outside of 0–1000, or none; the policy goes first.
+    #[error("{} is no priority", priority.map_or("nothing".to_owned(), |priority| priority.to_string()))]
+    Priority {
+        /// What was given.
+        priority: Option<i64>,
+    },
+    /// An action other than Accept, Deny and Pass; the rule denies everything.
+    #[error("{action:?} is no action")]
+    Action {
+        /// What was given.
+        action: String,
+    },
+    /// A subject without a field that is known here, or with several.
+    #[error("a subject is either namespaces or pods")]
+    Subject,
+    /// A rule of a ClusterNetworkPolicy without peers, or with one that has no field that is known here, or several.
+    #[error("a peer is either namespaces or pods or, of an egress rule, networks")]
+    ClusterPeer,
+    /// Protocols of a ClusterNetworkPolicy that have no field that is known here, or several.
+    #[error("a protocol is one of tcp, udp and sctp with a port, or a named port")]
+    ClusterProtocol,
+    /// A named port together with a range of addresses, which has none.
+    #[error("networks have no named ports")]
+    NamedPort,
     /// A policy that is to be audited (`sluice.dev/mode: audit`): it is not enforced, and nobody watches either.
     #[error("audit mode is not served yet")]
     Audit,

@@ -326,6 +326,7 @@ fn selects(peer: &Peer, name: &NamespacedName, pod: &Pod, namespace: &NamespaceL
             let near = match namespaces {
                 Namespaces::Named(named) => *named == name.namespace,
                 Namespaces::Matching(selector) => namespace.are_selected_by(selector),
+                Namespaces::Possibly(selector) => namespace.may_be_selected_by(selector),
             };
             near && pods.matches(&pod.labels)
         }

@@ -10,13 +10,14 @@
 //! ([`Cluster::rejected`]).
 //!
 //! Semantics follow the NetworkPolicy v1 API reference: policies on one pod add up, none subtracts, and each direction is
-//! isolated on its own.
+//! isolated on its own. Around them stand the tiers of ClusterNetworkPolicy (`docs/adr/0013-cluster-network-policy.md`).
 
 mod identity;
 mod ipcache;
 mod node;
 mod policy;
 mod ports;
+mod precedence;
 mod rules;
 mod service;
 mod settings;
@@ -27,7 +28,9 @@ pub use settings::{NodePortAddresses, Settings};
 use sluice_abi::{Addr, EndpointId};
 
 use crate::{
-    cluster::{Change, Cluster, LocalEndpoint, NodeName, Pod, RejectedObject},
+    cluster::{
+        Change, Cluster, ClusterPolicy, LocalEndpoint, NodeName, Pod, RejectedObject, Selection, Tier,
+    },
     desired::{DesiredEndpoint, DesiredState},
     object::{NamespacedName, ObjectKey},
 };
@@ -85,6 +88,8 @@ struct Pending {
     addresses: bool,
     /// Whether nodes, or what they are known by, may have changed.
     nodes: bool,
+    /// Whether ClusterNetworkPolicies may have changed their places.
+    ties: bool,
 }
 
 impl Pending {
@@ -95,6 +100,7 @@ impl Pending {
             services: cluster.services().keys().cloned().collect(),
             addresses: true,
             nodes: true,
+            ties: true,
         }
     }
 
@@ -104,6 +110,7 @@ impl Pending {
         self.services.extend(other.services);
         self.addresses |= other.addresses;
         self.nodes |= other.nodes;
+        self.ties |= other.ties;
     }
 }
 
@@ -186,8 +193,8 @@ impl Compiler {
     ///
     /// An object that is told again, or has changed only in what does not matter here, makes none.
     pub fn has_pending(&self) -> bool {
-        let Pending { pods, endpoints, services, addresses, nodes } = &self.pending;
-        *addresses || *nodes || !(pods.is_empty() && endpoints.is_empty() && services.is_empty())
+        let Pending { pods, endpoints, services, addresses, nodes, ties } = &self.pending;
+        *addresses || *nodes || *ties || !(pods.is_empty() && endpoints.is_empty() && services.is_empty())
     }
 
     /// What depends on the subject of a change, as the model has it now.
@@ -202,6 +209,11 @@ impl Compiler {
             }
             Subject::Object(ObjectKey::Namespace(namespace)) => {
                 pending.pods.extend(self.cluster.pods_of(namespace).map(|(name, _)| name.clone()));
+                // Subjects of ClusterNetworkPolicies select by its labels.
+                if !self.cluster.cluster_policies().is_empty() {
+                    let near = endpoints().filter(|endpoint| endpoint.namespace == *namespace);
+                    pending.endpoints.extend(near.map(|endpoint| endpoint.id));
+                }
             }
             // Policy matches its address by ranges alone; routes are not compiled.
             Subject::Object(ObjectKey::Node(_)) | Subject::UplinkAddresses => pending.nodes = true,
@@ -213,6 +225,13 @@ impl Compiler {
                 let near = endpoints().filter(|endpoint| endpoint.namespace == policy.namespace);
                 pending.endpoints.extend(near.map(|endpoint| endpoint.id));
             }
+            Subject::Object(ObjectKey::ClusterNetworkPolicy(policy)) => {
+                if let Some(policy) = self.cluster.cluster_policies().get(policy) {
+                    let subjects = endpoints().filter(|endpoint| self.is_subject(endpoint, policy));
+                    pending.endpoints.extend(subjects.map(|endpoint| endpoint.id));
+                    pending.ties = true;
+                }
+            }
             Subject::Endpoint(id) => {
                 pending.endpoints.insert(*id);
                 pending.pods.extend(self.cluster.endpoints().get(id).map(LocalEndpoint::pod_name));
@@ -220,6 +239,12 @@ impl Compiler {
             Subject::NodeAddresses => (pending.addresses, pending.nodes) = (true, true),
         }
         pending
+    }
+
+    /// Whether a policy may be about an endpoint's pod.
+    fn is_subject(&self, endpoint: &LocalEndpoint, policy: &ClusterPolicy) -> bool {
+        let labels = self.cluster.namespace_labels(&endpoint.namespace);
+        served_pod(&self.cluster, endpoint).is_some_and(|pod| policy.selects(pod, &labels) != Selection::No)
     }
 
     /// What the maps shall hold.
@@ -246,6 +271,11 @@ impl Compiler {
             pending.addresses |= node.addrs != self.desired.node.addrs;
             self.changes.node |= node != self.desired.node;
             self.desired.node = node;
+        }
+        if pending.ties {
+            let ties = ties(&self.cluster);
+            self.changes.policy |= ties != self.desired.ties;
+            self.desired.ties = ties;
         }
         if pending.pods.is_empty() && pending.endpoints.is_empty() && !pending.addresses {
             return;
@@ -276,6 +306,16 @@ impl Compiler {
         // Later ones replace earlier ones: a pod's address is the pod's, of two pods the newer one's.
         host.chain(pods.flatten()).collect()
     }
+}
+
+/// The ClusterNetworkPolicies that share a place in their tier.
+fn ties(cluster: &Cluster) -> BTreeMap<(Tier, u16), BTreeSet<String>> {
+    let mut places: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
+    for (name, policy) in cluster.cluster_policies() {
+        places.entry((policy.tier, policy.priority)).or_default().insert(name.clone());
+    }
+    places.retain(|_, names| names.len() > 1);
+    places
 }
 
 /// The pod behind an endpoint, when it is in the network.

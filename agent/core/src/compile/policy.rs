@@ -8,9 +8,9 @@ use std::{
 use sluice_abi::{Direction, EndpointId};
 
 use crate::{
-    cluster::{Cluster, Pod, PolicyRule, PortMatch},
+    cluster::{Action, Cluster, ClusterPolicy, Pod, PortMatch, Selection, Tier},
     desired::{Digest, RuleSet, RuleSource, SetRule},
-    object::NamespacedName,
+    object::PolicyName,
 };
 
 /// The rule sets of the local endpoints that are served.
@@ -52,35 +52,82 @@ impl Sets {
 }
 
 fn rule_set(cluster: &Cluster, namespace: &str, pod: &Pod, direction: Direction) -> RuleSet {
-    let mut set = RuleSet { direction, isolating: BTreeSet::new(), rules: Vec::new() };
+    let labels = cluster.namespace_labels(namespace);
+    let of_cluster = cluster.by_precedence().flat_map(|(name, policy)| match policy.selects(pod, &labels) {
+        Selection::No => Vec::new(),
+        selection @ (Selection::Possibly | Selection::Surely) => {
+            cluster_rules(name, policy, selection, direction, pod)
+        }
+    });
+    let (admin, baseline): (Vec<_>, Vec<_>) = of_cluster.partition(|rule| rule.tier == Tier::Admin);
+    let mut set = RuleSet { direction, isolating: BTreeSet::new(), rules: admin };
     for (name, policy) in cluster.policies_of(namespace) {
         if !policy.isolates[direction as usize] || !policy.pods.matches(&pod.labels) {
             continue;
         }
         set.isolating.insert(name.clone());
-        let rules = policy.rules[direction as usize].iter().enumerate();
-        set.rules.extend(rules.map(|(index, rule)| set_rule(name, direction, index, rule, pod)));
+        for (index, rule) in policy.rules[direction as usize].iter().enumerate() {
+            let source = source(PolicyName::NetworkPolicy(name.clone()), direction, index);
+            let (tier, action, peers) = (Tier::NetworkPolicy, Action::Accept, rule.peers.clone());
+            let ports = ports(&rule.ports, direction, pod);
+            set.rules.push(SetRule { source, tier, action, peers, ports });
+        }
+    }
+    // "v1.NetworkPolicy always makes a final decision for selected pods."
+    if set.isolating.is_empty() {
+        set.rules.extend(baseline);
     }
     set
 }
 
-fn set_rule(
-    policy: &NamespacedName,
+/// The rules of a ClusterNetworkPolicy for a pod that it selects, or may select.
+///
+/// A Pass lets other policies decide, which may allow: where it is not sure that it applies, the packet is denied.
+fn cluster_rules(
+    name: &str,
+    policy: &ClusterPolicy,
+    selection: Selection,
     direction: Direction,
-    index: usize,
-    rule: &PolicyRule,
     pod: &Pod,
-) -> SetRule {
+) -> Vec<SetRule> {
+    let mut rules = Vec::new();
+    for (index, rule) in policy.rules[direction as usize].iter().enumerate() {
+        let possible =
+            || rule.peers.iter().map(|peer| peer.possibly().unwrap_or_else(|| peer.clone())).collect();
+        let is_sure = rule.peers.iter().all(|peer| peer.possibly().is_none());
+        let steps = match (rule.action, selection) {
+            (_, Selection::No) | (Action::Accept, Selection::Possibly) => vec![],
+            (Action::Accept, Selection::Surely) => vec![(Action::Accept, rule.peers.clone())],
+            (Action::Deny, _) | (Action::Pass, Selection::Possibly) => vec![(Action::Deny, possible())],
+            (Action::Pass, Selection::Surely) if is_sure => vec![(Action::Pass, rule.peers.clone())],
+            (Action::Pass, Selection::Surely) => {
+                vec![(Action::Pass, rule.peers.clone()), (Action::Deny, possible())]
+            }
+        };
+        rules.extend(steps.into_iter().map(|(action, peers)| SetRule {
+            source: source(PolicyName::ClusterNetworkPolicy(name.to_owned()), direction, index),
+            tier: policy.tier,
+            action,
+            peers,
+            ports: ports(&rule.ports, direction, pod),
+        }));
+    }
+    rules
+}
+
+fn source(policy: PolicyName, direction: Direction, index: usize) -> RuleSource {
     // The API server's limit on an object's size (1.5 MiB) keeps lists far shorter.
-    let index = u16::try_from(index).unwrap_or(u16::MAX);
-    let source = RuleSource { policy: policy.clone(), direction, index };
-    let ports = rule.ports.iter().filter_map(|port| match (direction, port) {
+    RuleSource { policy, direction, index: u16::try_from(index).unwrap_or(u16::MAX) }
+}
+
+/// The ports of a rule; `None` is every port and every protocol.
+fn ports(ports: &BTreeSet<PortMatch>, direction: Direction, pod: &Pod) -> Option<BTreeSet<PortMatch>> {
+    let resolved = ports.iter().filter_map(|port| match (direction, port) {
         // Traffic to the pod: the name is one of its own ports. A name it does not have matches nothing.
         (Direction::Ingress, PortMatch::Named { protocol, name }) => pod
             .port(name, *protocol)
             .map(|number| PortMatch::Range { protocol: *protocol, first: number, last: number }),
         (Direction::Ingress | Direction::Egress, port) => Some(port.clone()),
     });
-    let ports = (!rule.ports.is_empty()).then(|| ports.collect());
-    SetRule { source, peers: rule.peers.clone(), ports }
+    (!ports.is_empty()).then(|| resolved.collect())
 }

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::ports;
+use super::{ports, precedence::flattened};
 use crate::{
     cluster::PortMatch,
     desired::{Class, DesiredState, Digest, PortPrefix, RuleEntry, RuleSet, SetRule},
@@ -70,12 +70,8 @@ fn judge<'a>(
 
 /// The entries about every peer.
 fn about_every_peer(set: &RuleSet) -> Option<Arc<[RuleEntry]>> {
-    if set.isolating.is_empty() {
-        let all = RuleEntry { ports: PortPrefix::Any, source: None };
-        return Some(Arc::from([all]));
-    }
-    let rules = set.rules.iter().filter(|rule| rule.peers.contains(&Peer::Any));
-    widest(rules.map(|rule| (rule, ports_of(rule))))
+    let rules = set.rules.iter().enumerate().filter(|(_, rule)| rule.peers.contains(&Peer::Any));
+    flattened(set, rules.map(|(index, rule)| (index, ports_of(rule))))
 }
 
 /// The entries a class has in a set: none of its own when no rule names it, else with those about every peer.
@@ -106,33 +102,9 @@ fn about_class(
         return None;
     }
     for index in by_peer.get(&Peer::Any).into_iter().flatten() {
-        // In front: what a name stands for may lie within.
-        hits.entry(*index).or_default().splice(0..0, ports_of(&set.rules[*index]));
+        hits.entry(*index).or_default().extend(ports_of(&set.rules[*index]));
     }
-    widest(hits.into_iter().map(|(index, ports)| (&set.rules[index], ports)))
-}
-
-/// The entries of rules, in their order, on these ports. All allow; where several do, a packet is the widest's, then
-/// the first's by policy and index.
-fn widest<'a>(rules: impl Iterator<Item = (&'a SetRule, Vec<PortPrefix>)>) -> Option<Arc<[RuleEntry]>> {
-    let mut found = Vec::new();
-    for (rule, ports) in rules.filter(|(_, ports)| !ports.is_empty()) {
-        let source = Arc::new(rule.source.clone());
-        found.extend(ports.into_iter().map(|ports| RuleEntry { ports, source: Some(source.clone()) }));
-    }
-    found.sort_by_key(|entry| match entry.ports {
-        PortPrefix::Any => 0,
-        PortPrefix::Ports { bits: 0, .. } => 1,
-        PortPrefix::Ports { .. } => 2,
-    });
-    let mut kept: Vec<RuleEntry> = Vec::new();
-    for entry in found {
-        if !kept.iter().any(|wider| wider.ports.covers(&entry.ports)) {
-            kept.push(entry);
-        }
-    }
-    kept.sort_by_key(|entry| entry.ports);
-    (!kept.is_empty()).then(|| kept.into())
+    flattened(set, hits.into_iter())
 }
 
 /// The ports of a rule as far as they are numbers.

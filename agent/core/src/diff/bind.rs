@@ -10,7 +10,7 @@ use sluice_abi::{
 use super::NumberSource;
 use crate::{
     desired::{DesiredState, Digest, PortPrefix, RuleEntry, RuleSet, RuleSource},
-    object::NamespacedName,
+    object::{NamespacedName, PolicyName},
     plan::{Actual, RulePrefix},
 };
 
@@ -115,9 +115,13 @@ impl Bound {
         for (class, entries) in desired.rules.get(set).into_iter().flatten() {
             let identity = class.map_or(Some(Identity::ANY), |class| self.classes.get(&class).copied());
             let Some(identity) = identity else { continue };
-            let bound = entries.iter().map(|RuleEntry { ports, source }| {
-                let id = source.as_ref().map_or(RuleId::NOT_ISOLATED, |source| sources.rule(source, numbers));
-                (*ports, Rule::new(id, RuleVerdict::Allow))
+            let bound = entries.iter().map(|RuleEntry { ports, verdict, source }| {
+                let id = match (source, verdict) {
+                    (Some(source), _) => sources.rule(source, numbers),
+                    (None, RuleVerdict::Allow) => RuleId::NOT_ISOLATED,
+                    (None, RuleVerdict::Deny) => RuleId::NONE,
+                };
+                (*ports, Rule::new(id, *verdict))
             });
             all.insert(identity, bound.collect());
         }
@@ -175,10 +179,29 @@ pub(super) fn entries_in(actual: &Actual, set: RuleSetId, identity: Identity) ->
     entries
 }
 
+/// The policy that the maps name.
+fn name_of(meta: &PolicyMeta) -> PolicyName {
+    let (namespace, name) = (meta.namespace.as_str(), meta.name.as_str());
+    if meta.kind == PolicyKind::ClusterNetworkPolicy as u8 {
+        PolicyName::ClusterNetworkPolicy(name.to_owned())
+    } else {
+        PolicyName::NetworkPolicy(NamespacedName::new(namespace, name))
+    }
+}
+
+/// A policy as the maps name it.
+fn meta_of(name: &PolicyName) -> PolicyMeta {
+    let (namespace, name, kind) = match name {
+        PolicyName::NetworkPolicy(name) => (&*name.namespace, &*name.name, PolicyKind::NetworkPolicy),
+        PolicyName::ClusterNetworkPolicy(name) => ("", &**name, PolicyKind::ClusterNetworkPolicy),
+    };
+    PolicyMeta { namespace: Text::new(namespace), name: Text::new(name), kind: kind as u8, reserved: [0; 7] }
+}
+
 /// Numbers of policies and their rules.
 #[derive(Debug)]
 struct Sources {
-    policies: BTreeMap<NamespacedName, PolicyId>,
+    policies: BTreeMap<PolicyName, PolicyId>,
     rules: BTreeMap<(PolicyId, u8, u16), RuleId>,
     rule_meta: BTreeMap<RuleId, RuleMeta>,
     policy_meta: BTreeMap<PolicyId, PolicyMeta>,
@@ -186,11 +209,7 @@ struct Sources {
 
 impl Sources {
     fn new(actual: &Actual) -> Self {
-        let is_network_policy = |meta: &PolicyMeta| meta.kind == PolicyKind::NetworkPolicy as u8;
-        let policies = actual.policy_meta.iter().filter(|(_, meta)| is_network_policy(meta));
-        let policies = policies
-            .map(|(id, meta)| (NamespacedName::new(meta.namespace.as_str(), meta.name.as_str()), *id))
-            .collect();
+        let policies = actual.policy_meta.iter().map(|(id, meta)| (name_of(meta), *id)).collect();
         let rules = actual
             .rule_meta
             .iter()
@@ -199,18 +218,13 @@ impl Sources {
         Self { policies, rules, rule_meta: BTreeMap::new(), policy_meta: BTreeMap::new() }
     }
 
-    fn policy(&mut self, name: &NamespacedName, numbers: &mut NumberSource) -> PolicyId {
+    fn policy(&mut self, name: &PolicyName, numbers: &mut NumberSource) -> PolicyId {
         let id = match self.policies.get(name) {
             Some(id) => *id,
             None => PolicyId(numbers.take(Numbers::Policy)),
         };
         self.policies.insert(name.clone(), id);
-        self.policy_meta.entry(id).or_insert_with(|| PolicyMeta {
-            namespace: Text::new(&name.namespace),
-            name: Text::new(&name.name),
-            kind: PolicyKind::NetworkPolicy as u8,
-            reserved: [0; 7],
-        });
+        self.policy_meta.entry(id).or_insert_with(|| meta_of(name));
         id
     }
 
@@ -226,7 +240,8 @@ impl Sources {
     fn set_meta(&mut self, digest: Digest, set: &RuleSet, numbers: &mut NumberSource) -> RuleSetMeta {
         let mut policies = [PolicyId::default(); RuleSetMeta::POLICIES];
         // Every isolating policy gets a name, also those beyond the places of the entry.
-        let ids: Vec<_> = set.isolating.iter().map(|name| self.policy(name, numbers)).collect();
+        let isolating = set.isolating.iter().cloned().map(PolicyName::NetworkPolicy);
+        let ids: Vec<_> = isolating.map(|name| self.policy(&name, numbers)).collect();
         for (place, id) in policies.iter_mut().zip(&ids) {
             *place = *id;
         }

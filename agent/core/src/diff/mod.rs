@@ -28,9 +28,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use sluice_abi::{Direction, EndpointId, FrontendKey, maps, maps::Numbers, protocol};
 
 use crate::{
+    cluster::Tier,
     compile::Changes,
     desired::DesiredState,
-    object::NamespacedName,
+    object::{NamespacedName, PolicyName},
     plan::{Actual, Plan, Step},
 };
 
@@ -104,8 +105,8 @@ pub enum Rejection {
         map: &'static str,
         /// In which direction.
         direction: Direction,
-        /// The policies that isolate these pods.
-        policies: Vec<NamespacedName>,
+        /// The policies that have a say about these pods.
+        policies: Vec<PolicyName>,
     },
     /// Addresses of peers; rules about their selectors do not reach them.
     #[error("{map} has no room for {count} more addresses")]
@@ -163,6 +164,16 @@ pub enum Rejection {
         /// Which Service has it.
         holder: NamespacedName,
     },
+    /// ClusterNetworkPolicies of one tier with the same priority; they are asked in this order. Nothing is left out.
+    #[error("ClusterNetworkPolicies {} of tier {} share priority {priority}: asked in this order", list(policies), tier.name())]
+    Tied {
+        /// Their tier.
+        tier: Tier,
+        /// Their priority.
+        priority: u16,
+        /// Their names, in order.
+        policies: Vec<String>,
+    },
 }
 
 fn words(key: &FrontendKey) -> String {
@@ -180,7 +191,7 @@ fn words(key: &FrontendKey) -> String {
     }
 }
 
-fn list(policies: &[NamespacedName]) -> String {
+fn list<T: ToString>(policies: &[T]) -> String {
     policies.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -249,8 +260,19 @@ impl Differ {
             node_rejected: node.rejected.clone(),
             in_force: policy.in_force.clone(),
         });
-        in_order(actual, &numbers, policy, node, service)
+        let mut outcome = in_order(actual, &numbers, policy, node, service);
+        outcome.rejected.extend(ties(desired));
+        outcome
     }
+}
+
+/// ClusterNetworkPolicies that share a place.
+fn ties(desired: &DesiredState) -> impl Iterator<Item = Rejection> {
+    desired.ties.iter().map(|((tier, priority), names)| Rejection::Tied {
+        tier: *tier,
+        priority: *priority,
+        policies: names.iter().cloned().collect(),
+    })
 }
 
 /// Puts the halves together.

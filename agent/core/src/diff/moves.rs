@@ -257,32 +257,37 @@ impl<'a> Carriers<'a> {
     }
 
     fn is_alike(&self, set: RuleSetId, one: Identity, other: Identity) -> bool {
-        let allowed = |identity| -> Vec<PortPrefix> {
-            self.effective(set, identity)
-                .iter()
-                .filter(|(_, rule)| rule.allows())
-                .map(|(ports, _)| *ports)
-                .collect()
-        };
-        allowed(one) == allowed(other)
+        let verdicts = |identity| verdicts(&self.effective(set, identity));
+        verdicts(one) == verdicts(other)
     }
 }
 
-/// What both allow.
-fn both(one: &Entries, other: &Entries) -> Entries {
-    let mut entries: Entries = Vec::new();
-    let pairs = one.iter().flat_map(|(ports, rule)| other.iter().map(move |(o, r)| (ports, rule, o, r)));
-    for (ports, rule, other_ports, other_rule) in pairs {
-        if !rule.allows() || !other_rule.allows() {
-            continue;
+/// What the entries come to: the ranges of which the verdict differs from that of the next wider range.
+fn verdicts(entries: &Entries) -> Vec<(PortPrefix, bool)> {
+    let mut verdicts = Vec::new();
+    let mut around: Vec<(PortPrefix, bool)> = Vec::new();
+    // Sorted, a prefix comes after all that cover it.
+    for (ports, rule) in entries {
+        while around.pop_if(|(wider, _)| !wider.covers(ports)).is_some() {}
+        if around.last().is_some_and(|(_, allows)| *allows) != rule.allows() {
+            verdicts.push((*ports, rule.allows()));
         }
-        if ports.covers(other_ports) {
-            entries.push((*other_ports, *other_rule));
-        } else if other_ports.covers(ports) {
-            entries.push((*ports, *rule));
-        }
+        around.push((*ports, rule.allows()));
     }
-    entries.sort_by_key(|(ports, _)| *ports);
-    entries.dedup_by_key(|(ports, _)| *ports);
-    entries
+    verdicts
+}
+
+/// What both allow; what one of them denies is denied by its rule.
+fn both(one: &Entries, other: &Entries) -> Entries {
+    let ranges: BTreeSet<PortPrefix> = one.iter().chain(other).map(|(ports, _)| *ports).collect();
+    let found = |entries: &Entries, ports: &PortPrefix| {
+        // Sorted, the longest of the prefixes that cover it is the last.
+        let rule = entries.iter().rev().find(|(wider, _)| wider.covers(ports)).map(|(_, rule)| *rule);
+        rule.unwrap_or_default()
+    };
+    let decide = |ports: PortPrefix| {
+        let (one, other) = (found(one, &ports), found(other, &ports));
+        (ports, if one.allows() { other } else { one })
+    };
+    ranges.into_iter().map(decide).collect()
 }

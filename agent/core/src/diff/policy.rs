@@ -104,7 +104,7 @@ impl Refused {
     fn rejections(&self, desired: &DesiredState) -> Vec<Rejection> {
         let sets = self.sets.iter().map(|(digest, map)| {
             let set = &desired.rule_sets[digest];
-            let policies = set.isolating.iter().cloned().collect();
+            let policies = set.policies().into_iter().collect();
             Rejection::RuleSet { map, direction: set.direction, policies }
         });
         let maps: BTreeSet<_> = self.addresses.values().copied().collect();

@@ -8,6 +8,7 @@
 //! a namespaced object without namespace is in `default`. Words are not judged here: an unknown protocol or operator
 //! is still an object, and `cluster` decides what becomes of it.
 
+mod cluster_policy;
 mod endpoint_slice;
 mod meta;
 mod node;
@@ -20,6 +21,10 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub use cluster_policy::{
+    ClusterNetworkPolicy, ClusterNetworkPolicyPeer, ClusterNetworkPolicyProtocol, ClusterNetworkPolicyRule,
+    ClusterNetworkPolicySpec, ClusterNetworkPolicySubject, NamespacedPods, Port, PortRange, ProtocolMatch,
+};
 pub use endpoint_slice::{
     EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Hint, SliceEndpoint, TargetRef,
 };
@@ -79,6 +84,7 @@ kinds! {
     Service, "v1", namespaced;
     EndpointSlice, "discovery.k8s.io/v1", namespaced;
     NetworkPolicy, "networking.k8s.io/v1", namespaced;
+    ClusterNetworkPolicy, "policy.networking.k8s.io/v1alpha2", cluster;
 }
 
 /// Names one object.
@@ -96,6 +102,36 @@ pub enum ObjectKey {
     EndpointSlice(NamespacedName),
     /// A NetworkPolicy.
     NetworkPolicy(NamespacedName),
+    /// A ClusterNetworkPolicy.
+    ClusterNetworkPolicy(String),
+}
+
+/// Names one policy, of either kind.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum PolicyName {
+    /// A NetworkPolicy.
+    NetworkPolicy(NamespacedName),
+    /// A ClusterNetworkPolicy.
+    ClusterNetworkPolicy(String),
+}
+
+impl From<PolicyName> for ObjectKey {
+    fn from(name: PolicyName) -> Self {
+        match name {
+            PolicyName::NetworkPolicy(name) => Self::NetworkPolicy(name),
+            PolicyName::ClusterNetworkPolicy(name) => Self::ClusterNetworkPolicy(name),
+        }
+    }
+}
+
+impl fmt::Display for PolicyName {
+    /// `namespace/name`, or the name alone: no name holds a slash.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NetworkPolicy(name) => name.fmt(f),
+            Self::ClusterNetworkPolicy(name) => name.fmt(f),
+        }
+    }
 }
 
 impl ObjectKey {
@@ -108,6 +144,7 @@ impl ObjectKey {
             Self::Service(_) => "Service",
             Self::EndpointSlice(_) => "EndpointSlice",
             Self::NetworkPolicy(_) => "NetworkPolicy",
+            Self::ClusterNetworkPolicy(_) => "ClusterNetworkPolicy",
         }
     }
 }
@@ -115,7 +152,9 @@ impl ObjectKey {
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Namespace(name) | Self::Node(name) => write!(f, "{} {name}", self.kind()),
+            Self::Namespace(name) | Self::Node(name) | Self::ClusterNetworkPolicy(name) => {
+                write!(f, "{} {name}", self.kind())
+            }
             Self::Pod(name) | Self::Service(name) | Self::EndpointSlice(name) | Self::NetworkPolicy(name) => {
                 write!(f, "{} {name}", self.kind())
             }

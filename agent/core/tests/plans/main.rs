@@ -2,6 +2,8 @@
 //!
 //! `world` makes the histories, `oracle` reads policies literally; the properties stand here.
 
+mod cluster_policy;
+#[path = "../policy/oracle/mod.rs"]
 mod oracle;
 mod services;
 mod world;
@@ -195,8 +197,10 @@ proptest! {
             let again = diff(compiler.desired(), &after, &Limits::default());
             assert_eq!(again.plan, [], "after\n{}", lines(&outcome.plan));
             assert_eq!(again.in_force, outcome.in_force);
-            let is_contested = |rejection: &Rejection| matches!(rejection, Rejection::Contested { .. });
-            assert!(outcome.rejected.iter().all(is_contested));
+            let is_served = |rejection: &Rejection| {
+                matches!(rejection, Rejection::Contested { .. } | Rejection::Tied { .. })
+            };
+            assert!(outcome.rejected.iter().all(is_served));
         });
     }
 
@@ -227,11 +231,13 @@ proptest! {
         run(&history, &Limits::default(), |actual, outcome, _| {
             batches.next().expect("a batch for each plan").iter().for_each(|action| drop(world.act(action)));
             let after = applied(actual, &outcome.plan);
-            let addrs = places(&after);
-            for (question, is) in answers(&after, &addrs) {
-                if let Some(wanted) = oracle::allows(&world, question) {
-                    assert_eq!(is, wanted, "{question:?} in {world:#?}");
-                }
+            let objects = world.objects();
+            let oracle = oracle::Oracle { objects: &objects };
+            for (question, is) in answers(&after, &places(&after)) {
+                let ((addr, _), direction, peer, (protocol, port)) = question;
+                let corners = &mut oracle::Corners::new();
+                let wanted = oracle.judged(addr.into(), direction, peer.into(), (protocol, port), corners);
+                assert_eq!(is, wanted.unwrap_or(is), "{question:?} in {objects:#?}");
             }
         });
     }

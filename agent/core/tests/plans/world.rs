@@ -12,6 +12,8 @@ use sluice_core::{
     plan::Actual,
 };
 
+use super::cluster_policy;
+
 /// Batches of actions; each batch is one plan.
 pub(crate) type History = Vec<Vec<Action>>;
 
@@ -36,6 +38,8 @@ pub(crate) enum Action {
     Detach { number: u8 },
     Policy { number: u8, spec: PolicyShape },
     PolicyGone { number: u8 },
+    ClusterPolicy { number: u8, spec: cluster_policy::Shape },
+    ClusterPolicyGone { number: u8 },
     Service { number: u8, ports: u8, outside: u8 },
     ServiceGone { number: u8 },
     Slice { number: u8, conditions: [u8; 4] },
@@ -123,43 +127,51 @@ pub(crate) fn endpoint(number: u8, id: u32) -> LocalEndpoint {
 /// What the API server would hold, for whoever reads it literally.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct World {
-    pub(crate) pods: BTreeMap<u8, (u8, u8, u8)>,
-    pub(crate) teams: BTreeMap<u8, u8>,
-    pub(crate) policies: BTreeMap<u8, PolicyShape>,
+    /// Objects by kind and name.
+    objects: BTreeMap<String, Value>,
     attached: BTreeMap<u8, u32>,
     next_endpoint: u32,
 }
 
 impl World {
+    /// The objects there are.
+    pub(crate) fn objects(&self) -> Vec<Value> {
+        self.objects.values().cloned().collect()
+    }
+
+    fn put(&mut self, value: Value) -> Vec<Change> {
+        let change = upsert(value.clone());
+        if let Change::Upsert(object) = &change {
+            self.objects.insert(object.key().to_string(), value);
+        }
+        vec![change]
+    }
+
+    fn remove(&mut self, key: ObjectKey) -> Vec<Change> {
+        self.objects.remove(&key.to_string());
+        vec![Change::Delete(key)]
+    }
+
     /// The changes that an action makes.
     pub(crate) fn act(&mut self, action: &Action) -> Vec<Change> {
         match action {
-            Action::Pod { number, app, phase, ports } => {
-                self.pods.insert(*number, (*app, *phase, *ports));
-                vec![upsert(pod(*number, *app, *phase, *ports))]
-            }
-            Action::PodGone { number } => {
-                self.pods.remove(number);
-                vec![Change::Delete(ObjectKey::Pod(pod_name(*number)))]
-            }
+            Action::Pod { number, app, phase, ports } => self.put(pod(*number, *app, *phase, *ports)),
+            Action::PodGone { number } => self.remove(ObjectKey::Pod(pod_name(*number))),
             Action::Namespace { number, team } => {
-                self.teams.insert(*number, *team);
                 let labels = json!({"team": team.to_string()});
                 let metadata = json!({"name": namespace(*number), "labels": labels});
-                vec![upsert(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))]
+                self.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
             }
             Action::Attach { number } => self.attach(*number),
             Action::Detach { number } => {
                 let id = self.attached.remove(number);
                 id.map(|id| Change::Detach(EndpointId(id))).into_iter().collect()
             }
-            Action::Policy { number, spec } => {
-                self.policies.insert(*number, spec.clone());
-                vec![upsert(policy(*number, spec))]
-            }
-            Action::PolicyGone { number } => {
-                self.policies.remove(number);
-                vec![Change::Delete(ObjectKey::NetworkPolicy(policy_name(*number)))]
+            Action::Policy { number, spec } => self.put(policy(*number, spec)),
+            Action::PolicyGone { number } => self.remove(ObjectKey::NetworkPolicy(policy_name(*number))),
+            Action::ClusterPolicy { number, spec } => self.put(spec.object(*number)),
+            Action::ClusterPolicyGone { number } => {
+                self.remove(ObjectKey::ClusterNetworkPolicy(cluster_policy::name(*number)))
             }
             Action::Service { number, ports, outside } => vec![upsert(service(*number, *ports, *outside))],
             Action::ServiceGone { number } => {
@@ -387,6 +399,9 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (0u8..3).prop_map(|number| Action::Detach { number }),
         6 => (0u8..4, spec).prop_map(|(number, spec)| Action::Policy { number, spec }),
         2 => (0u8..4).prop_map(|number| Action::PolicyGone { number }),
+        4 => (0u8..3, cluster_policy::shape())
+            .prop_map(|(number, spec)| Action::ClusterPolicy { number, spec }),
+        1 => (0u8..3).prop_map(|number| Action::ClusterPolicyGone { number }),
         4 => (0u8..3, 0u8..3, any::<u8>())
             .prop_map(|(number, ports, outside)| Action::Service { number, ports, outside }),
         1 => (0u8..3).prop_map(|number| Action::ServiceGone { number }),
@@ -405,6 +420,8 @@ pub(crate) fn without_ranges(mut history: History) -> History {
         if let Action::Policy { spec, .. } = action {
             let peers = spec.rules.iter_mut().flatten().flat_map(|rule| &mut rule.peers);
             peers.for_each(|peer| *peer %= FIRST_RANGE);
+        } else if let Action::ClusterPolicy { spec, .. } = action {
+            spec.without_ranges();
         }
     }
     history

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use sluice_abi::maps;
 use sluice_maps::Maps;
 
-use super::{CALLS, Call, SocketError};
+use super::{CALLS, Call, Served, SocketError};
 use crate::datapath::{LoadError, loader, make_folder};
 
 /// Programs in the order of [`CALLS`].
@@ -25,14 +25,16 @@ struct Globals {
     /// 0 while it is to be learned.
     netns_cookie: u64,
     has_coarse_time: u8,
+    serves_pods: u8,
 }
 
 impl Globals {
-    fn new(netns_cookie: u64) -> Self {
+    fn new(netns_cookie: u64, served: Served) -> Self {
         let coarse = BpfHelper::BPF_FUNC_ktime_get_coarse_ns;
         // A kernel that cannot be asked counts as one without.
         let has_coarse_time = is_helper_supported(ProgramType::CgroupSockAddr, coarse).unwrap_or(false);
-        Self { netns_cookie, has_coarse_time: u8::from(has_coarse_time) }
+        let serves_pods = u8::from(served == Served::NodeAndPods);
+        Self { netns_cookie, has_coarse_time: u8::from(has_coarse_time), serves_pods }
     }
 
     /// What makes two loads the same: the object's bytes and the globals.
@@ -40,15 +42,20 @@ impl Globals {
         let hash = Sha256::new()
             .chain_update(loader::OBJECT)
             .chain_update(self.netns_cookie.to_ne_bytes())
-            .chain_update([self.has_coarse_time])
+            .chain_update([self.has_coarse_time, self.serves_pods])
             .finalize();
         hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
 /// Gives the programs pinned under `folder`, after loading them there if they are not; and the name of their folder.
-pub(super) fn load(netns_cookie: u64, maps: &Maps, folder: &Path) -> Result<(Programs, String), SocketError> {
-    let globals = Globals::new(netns_cookie);
+pub(super) fn load(
+    netns_cookie: u64,
+    served: Served,
+    maps: &Maps,
+    folder: &Path,
+) -> Result<(Programs, String), SocketError> {
+    let globals = Globals::new(netns_cookie, served);
     let digest = globals.digest();
     let pins = folder.join(&digest);
     if let Ok(programs) = open_pinned(&pins) {
@@ -67,7 +74,7 @@ pub(super) fn load(netns_cookie: u64, maps: &Maps, folder: &Path) -> Result<(Pro
 
 /// The program of `connect`, told no namespace: it tells which it is in.
 pub(super) fn teller(maps: &Maps) -> Result<Ebpf, SocketError> {
-    object(&Globals::new(0), maps)
+    object(&Globals::new(0, Served::Node), maps)
 }
 
 /// Loads one program of the object.
@@ -78,7 +85,7 @@ pub(super) fn loaded(object: &mut Ebpf, call: Call) -> Result<&mut CgroupSockAdd
         .ok_or(SocketError::Missing { name: call.name })?
         .try_into()
         .map_err(refused)?;
-    program.load().map_err(refused)?;
+    loader::undisturbed(|| program.load()).map_err(refused)?;
     Ok(program)
 }
 
@@ -87,6 +94,7 @@ fn object(globals: &Globals, maps: &Maps) -> Result<Ebpf, SocketError> {
     loader.btf(None); // as in `datapath::loader`
     loader.override_global("NETNS_COOKIE", &globals.netns_cookie, true);
     loader.override_global("HAS_COARSE_TIME", &globals.has_coarse_time, true);
+    loader.override_global("SERVES_PODS", &globals.serves_pods, true);
     for spec in maps::ALL {
         loader.map_pin_path(spec.name, maps.pin_path(spec));
     }

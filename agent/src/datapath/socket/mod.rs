@@ -49,6 +49,16 @@ const CALLS: [Call; 8] = [
     Call { name: "sock_connect6", attach_type: CgroupSockAddrAttachType::Connect6 },
 ];
 
+/// Whose sockets are led to Services.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Served {
+    /// Those of the node's network namespace.
+    #[default]
+    Node,
+    /// Those of every network namespace of the cgroup's processes.
+    NodeAndPods,
+}
+
 /// Why the node's own processes do not reach Services through their sockets.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -130,14 +140,14 @@ impl Sockets {
     ///
     /// # Errors
     /// Any [`SocketError`]; programs that were in force stay.
-    pub fn start(maps: &Maps, root: &CgroupRoot) -> Result<Self, SocketError> {
+    pub fn start(maps: &Maps, root: &CgroupRoot, served: Served) -> Result<Self, SocketError> {
         let cgroup = cgroup::open(root)?;
         let folder = folder(maps);
         let netns_cookie = match netns::own_cookie().map_err(SocketError::Netns)? {
             Some(cookie) => cookie,
             None => netns::learned_cookie(maps, &cgroup)?,
         };
-        let (mut programs, digest) = load::load(netns_cookie, maps, &folder.join("programs"))?;
+        let (mut programs, digest) = load::load(netns_cookie, served, maps, &folder.join("programs"))?;
         let links = folder.join("links");
         make_folder(&links)?;
         for (call, program) in CALLS.iter().zip(&mut programs) {

@@ -70,16 +70,17 @@ fn yardsticks(args: &Args, report: &mut Report, wrapper: &mut Wrapper, cases: &[
 fn run(args: &Args, report: &mut Report, wrapper: &mut Wrapper, world: &World, cases: &[Case]) -> Result<()> {
     let mut figures: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
     for case in cases {
-        let hook = Target::Hook(world.program(case.hook));
+        let hook = world.target(case);
         wrapper.prepare(hook, &case.packet)?;
         let repeat = if case.packets == Packets::Fresh || case.warm_up { WARM_UP } else { 1 };
         wrapper.run(case, hook, repeat)?;
     }
     for _ in 0..args.rounds(ROUNDS) {
         for (case, figures) in cases.iter().zip(&mut figures) {
-            wrapper.prepare(Target::Nothing, &case.packet)?;
-            let nothing = wrapper.run(case, Target::Nothing, BATCH)?;
-            let hook = Target::Hook(world.program(case.hook));
+            let yardstick = if case.in_xdp { Target::NothingInXdp } else { Target::Nothing };
+            wrapper.prepare(yardstick, &case.packet)?;
+            let nothing = wrapper.run(case, yardstick, BATCH)?;
+            let hook = world.target(case);
             wrapper.prepare(hook, &case.packet)?;
             figures.push(wrapper.run(case, hook, BATCH)? - nothing);
         }

@@ -153,7 +153,10 @@ impl OneService<'_> {
         let is_restricted = service.source_ranges.iter().any(|range| is_v4(range) == v4);
         for (kind, addr, number) in outside {
             // Whoever is inside reaches all endpoints, as if there were no way through the outside.
-            add(addr, number, FrontendScope::Internal, frontend(kind, &cluster, false));
+            let mut internal = frontend(kind, &cluster, false);
+            // By the load balancer's address clients inside are as good as those outside.
+            internal.has_source_ranges = kind == FrontendKind::LoadBalancer && is_restricted;
+            add(addr, number, FrontendScope::Internal, internal);
             // A client from outside needs another source port when its backend is elsewhere, and SCTP cannot have one.
             if port.protocol == protocol::SCTP && !service.external_local {
                 continue;

@@ -171,7 +171,7 @@ struct Reader<'a> {
     actual: &'a Actual,
     keys: HashMap<BackendId, BackendKey>,
     /// Slices that were read, by place.
-    tables: HashMap<(u32, u32, bool), Option<Slots>>,
+    tables: HashMap<(u32, u32, u32, bool), Option<Slots>>,
 }
 
 impl Reader<'_> {
@@ -190,7 +190,7 @@ impl Reader<'_> {
         for key in slots.iter().flat_map(|slots| slots.backends.iter()) {
             service.backends.insert(*key, BackendState::Active);
         }
-        let (first, length) = (frontend.first_slot, frontend.count);
+        let (first, length) = (frontend.first_slot, length(frontend));
         if length > 0 && held.slices.iter().all(|slice| slice.first != first) {
             held.slices.push(Slice { first, length, slots: slots.clone() });
         }
@@ -208,23 +208,21 @@ impl Reader<'_> {
     /// What a frontend's slice holds; `None` when that is nothing that is ever written whole.
     fn slots(&mut self, frontend: &Frontend) -> Option<Slots> {
         let is_table = frontend.flags & frontend_flags::MAGLEV != 0;
-        let place = (frontend.first_slot, frontend.count, is_table);
+        let place = (frontend.first_slot, frontend.count, frontend.backends, is_table);
         if let Some(known) = self.tables.get(&place) {
             return known.clone();
         }
-        let end = frontend.first_slot.checked_add(frontend.count)?;
-        let ids = self.actual.slots.range(frontend.first_slot..end).map(|(_, id)| self.keys.get(id).copied());
-        let found: Option<Vec<BackendKey>> = ids.collect();
-        let slots = found.and_then(|found| {
-            let backends: Arc<[_]> = if is_table {
-                found.iter().copied().collect::<BTreeSet<_>>().into_iter().collect()
-            } else {
-                (*found).into()
-            };
-            let slots = Slots { backends, table: is_table.then_some(frontend.count) };
-            (is_written_whole(&slots) && content(&slots) == found && found.len() == frontend.count as usize)
-                .then_some(slots)
-        });
+        let end = frontend.first_slot.checked_add(length(frontend))?;
+        let found: Vec<BackendId> =
+            self.actual.slots.range(frontend.first_slot..end).map(|(_, id)| *id).collect();
+        let ids: BTreeMap<BackendKey, BackendId> =
+            found.iter().filter_map(|id| Some((*self.keys.get(id)?, *id))).collect();
+        let slots =
+            Slots { backends: ids.keys().copied().collect(), table: is_table.then_some(frontend.count) };
+        let is_whole = is_written_whole(&slots)
+            && ids.len() == frontend.backends as usize
+            && content(&slots, |key| ids[key]) == found;
+        let slots = is_whole.then_some(slots);
         self.tables.insert(place, slots.clone());
         slots
     }
@@ -232,17 +230,23 @@ impl Reader<'_> {
 
 fn is_written_whole(slots: &Slots) -> bool {
     let fits = |size| maglev::is_size(size) && slots.backends.len() <= size as usize;
-    slots.table.is_none_or(fits) && slots.backends.is_sorted_by(|one, other| one < other)
+    slots.table.is_none_or(fits)
 }
 
-/// What stands in each slot of a slice.
-pub(super) fn content(slots: &Slots) -> Vec<BackendKey> {
-    match slots.table {
-        None => slots.backends.to_vec(),
-        Some(size) => {
-            maglev::table(&slots.backends, size).into_iter().map(|index| slots.backends[index]).collect()
-        }
-    }
+/// What stands in each slot of a slice: the table if there is one, and each backend once, by rising number, so that a
+/// program finds one among them by halving.
+pub(super) fn content(slots: &Slots, id: impl Fn(&BackendKey) -> BackendId) -> Vec<BackendId> {
+    let mut each: Vec<_> = slots.backends.iter().map(&id).collect();
+    each.sort_unstable();
+    let table = slots.table.filter(|_| !each.is_empty());
+    let places = table.map(|size| maglev::table(&slots.backends, size)).unwrap_or_default();
+    places.into_iter().map(|index| id(&slots.backends[index])).chain(each).collect()
+}
+
+/// Slots of a frontend's slice, its table and its backends.
+fn length(frontend: &Frontend) -> u32 {
+    let (first, count) = frontend.members();
+    first.saturating_sub(frontend.first_slot).saturating_add(count)
 }
 
 /// The first of all ranges.

@@ -256,10 +256,10 @@ impl<'a> Draft<'a> {
 
     /// Writes a new slice.
     fn fill(&mut self, slice: &Slice) {
-        let content = slice.slots.as_ref().map(content).unwrap_or_default();
-        let uses = &self.memory.uses;
-        let put = |(slot, key): (u32, &BackendKey)| Step::Put(Entry::Slot(slot, uses[key].id));
-        self.phases.prepare.extend((slice.first..).zip(&content).map(put));
+        let Some(slots) = &slice.slots else { return };
+        let ids = content(slots, |key| self.memory.uses[key].id);
+        let put = |(slot, id)| Step::Put(Entry::Slot(slot, id));
+        self.phases.prepare.extend((slice.first..).zip(ids).map(put));
     }
 
     fn frontend(&mut self, key: FrontendKey, value: Frontend) {
@@ -411,9 +411,19 @@ fn without_tables(service: &DesiredService) -> Option<DesiredService> {
     Some(plain)
 }
 
-fn length(slots: &Slots) -> u32 {
-    let backends = u32::try_from(slots.backends.len()).expect("fewer backends than addresses of pods");
+fn backends(slots: &Slots) -> u32 {
+    u32::try_from(slots.backends.len()).expect("fewer backends than addresses of pods")
+}
+
+/// Places among which a new flow's is chosen.
+fn count(slots: &Slots) -> u32 {
+    let backends = backends(slots);
     slots.table.filter(|_| backends > 0).unwrap_or(backends)
+}
+
+/// Places of the whole slice.
+fn length(slots: &Slots) -> u32 {
+    count(slots) + slots.table.map_or(0, |_| backends(slots))
 }
 
 fn value(service: ServiceId, first_slot: u32, frontend: &DesiredFrontend) -> Frontend {
@@ -430,10 +440,11 @@ fn value(service: ServiceId, first_slot: u32, frontend: &DesiredFrontend) -> Fro
     ];
     Frontend {
         first_slot,
-        count: length(&frontend.slots),
+        count: count(&frontend.slots),
         service,
         affinity_s: frontend.affinity_s.unwrap_or_default(),
         flags: flags.into_iter().filter(|(has, _)| *has).fold(kind, |flags, (_, flag)| flags | flag),
         service_port: frontend.service_port.to_be_bytes(),
+        backends: backends(&frontend.slots),
     }
 }

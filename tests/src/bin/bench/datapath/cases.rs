@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use aya::programs::SchedClassifier;
+use aya::programs::Xdp;
 use sluice_abi::{Frontend, FrontendScope, Hook, Identity, Rule, RuleId, RuleSetId, RuleVerdict, protocol};
 use sluice_tests::{
     lab::{ALLOW_ALL, Action, DENY_ALL, Lab, LabPod, UPLINK, ip},
     packet,
 };
+
+use super::wrapper::Target;
 
 /// Whether every packet belongs to the same flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -22,6 +24,8 @@ pub(super) struct Case {
     pub(super) name: String,
     pub(super) budget: Option<f64>,
     pub(super) hook: Hook,
+    /// In XDP, before the hook.
+    pub(super) in_xdp: bool,
     pub(super) ifindex: u32,
     pub(super) packet: Vec<u8>,
     pub(super) packets: Packets,
@@ -36,6 +40,7 @@ pub(super) struct World {
     client: LabPod,
     server: LabPod,
     closed: LabPod,
+    xdp: Xdp,
 }
 
 /// A pod of another node, in each family.
@@ -77,11 +82,13 @@ impl World {
         for (number, vip) in (1..).zip(CLUSTER_IP) {
             lab.service(SocketAddr::new(vip, SERVICE_PORT), protocol::TCP, &[server.at(vip, PORT)], number);
         }
-        Self { lab, client, server, closed }
+        let xdp = lab.xdp();
+        Self { lab, client, server, closed, xdp }
     }
 
-    pub(super) fn program(&self, hook: Hook) -> &SchedClassifier {
-        self.lab.program(hook)
+    /// What the case measures.
+    pub(super) fn target(&self, case: &Case) -> Target<'_> {
+        if case.in_xdp { Target::Xdp(&self.xdp) } else { Target::Hook(self.lab.program(case.hook)) }
     }
 
     /// All cases with the few rules that there are.
@@ -129,7 +136,7 @@ impl World {
     }
 
     /// What comes in and goes out by the uplink: Services' and the node's own.
-    fn at_the_edge(&mut self, like: IpAddr) -> [Case; 5] {
+    fn at_the_edge(&mut self, like: IpAddr) -> [Case; 7] {
         let (node, family) = (if like.is_ipv4() { NODE[0] } else { NODE[1] }, family(like));
         self.lab.node(node, 0);
         let (server, remote) = (self.server.at(like, PORT), SocketAddr::new(like, PORT));
@@ -163,8 +170,13 @@ impl World {
             network("its reply", packet::tcp(remote, masked.src, "A")),
             network("network → node, no Service", packet::tcp(client, SocketAddr::new(node, 22), "A")),
             network("node → network, no Service", packet::tcp(SocketAddr::new(node, 22), client, "A")),
+            network("XDP: network → NodePort, pod of another node, established", send(1, "A")),
+            network("XDP: its reply", packet::tcp(remote, masked.src, "A")),
         ];
-        let [.., inwards, outwards] = &mut cases;
+        let [.., inwards, outwards, turned, answered] = &mut cases;
+        for case in [turned, answered] {
+            (case.in_xdp, case.budget) = (true, Some(200.0));
+        }
         outwards.hook = Hook::ToNetdev;
         inwards.action = Action::Stack;
         outwards.action = Action::Stack;
@@ -239,7 +251,7 @@ struct Flow {
 
 fn case(name: String, budget: Option<f64>, hook: Hook, ifindex: u32, packet: Vec<u8>) -> Case {
     let (packets, action) = (Packets::Same, Action::Redirect);
-    Case { name, budget, hook, ifindex, packet, packets, warm_up: false, action }
+    Case { name, budget, hook, in_xdp: false, ifindex, packet, packets, warm_up: false, action }
 }
 
 fn family(like: IpAddr) -> &'static str {

@@ -4,9 +4,9 @@ use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader, TestRun as _,
     maps::{Array, ProgramArray},
-    programs::{ProgramFd, SchedClassifier, TestRunOptions},
+    programs::{ProgramError, ProgramFd, SchedClassifier, TestRunOptions, Xdp},
 };
-use sluice_tests::lab::{self, Action};
+use sluice_tests::lab::{self, Action, XdpAction};
 
 use super::cases::{Case, Packets};
 
@@ -21,12 +21,15 @@ const HEADERS_LEN: usize = 72;
 pub(super) enum Target<'a> {
     Nothing,
     Hook(&'a SchedClassifier),
+    NothingInXdp,
+    Xdp(&'a Xdp),
 }
 
 /// The loaded wrapper.
 pub(super) struct Wrapper {
     ebpf: Ebpf,
     nothing: ProgramFd,
+    nothing_in_xdp: ProgramFd,
 }
 
 impl Wrapper {
@@ -37,9 +40,16 @@ impl Wrapper {
                 ebpf.program_mut(name).context(name)?.try_into().context(name)?;
             program.load().with_context(|| format!("loading the program {name}"))?;
         }
-        let nothing = program(&ebpf, "nothing")?.fd().context("a loaded program")?;
-        let nothing = nothing.try_clone().context("duplicating a program's file")?;
-        Ok(Self { ebpf, nothing })
+        for name in ["same_xdp", "nothing_xdp"] {
+            let program: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into().context(name)?;
+            program.load().with_context(|| format!("loading the program {name}"))?;
+        }
+        let file = |fd: Result<&ProgramFd, ProgramError>| {
+            fd.context("a loaded program")?.try_clone().context("duplicating a program's file")
+        };
+        let nothing = file(program(&ebpf, "nothing")?.fd())?;
+        let nothing_in_xdp = file(program_in_xdp(&ebpf, "nothing_xdp")?.fd())?;
+        Ok(Self { ebpf, nothing, nothing_in_xdp })
     }
 
     /// Says what is to be called, on which packet.
@@ -47,11 +57,13 @@ impl Wrapper {
         let headers = packet.first_chunk::<HEADERS_LEN>().context("a packet as long as its headers")?;
         let map = self.ebpf.map_mut("HEADERS").context("the map HEADERS")?;
         Array::<_, [u8; HEADERS_LEN]>::try_from(map)?.set(0, *headers, 0).context("setting the packet")?;
-        let program = match target {
-            Target::Nothing => &self.nothing,
-            Target::Hook(hook) => hook.fd().context("a loaded hook")?,
+        let (name, program) = match target {
+            Target::Nothing => ("TARGET", &self.nothing),
+            Target::Hook(hook) => ("TARGET", hook.fd().context("a loaded hook")?),
+            Target::NothingInXdp => ("TARGET_XDP", &self.nothing_in_xdp),
+            Target::Xdp(program) => ("TARGET_XDP", program.fd().context("a loaded program")?),
         };
-        let map = self.ebpf.map_mut("TARGET").context("the map TARGET")?;
+        let map = self.ebpf.map_mut(name).with_context(|| format!("the map {name}"))?;
         ProgramArray::try_from(map)?.set(0, program, 0).context("setting the program to call")
     }
 
@@ -61,13 +73,31 @@ impl Wrapper {
             Packets::Same => "same",
             Packets::Fresh => "fresh",
         };
-        let (ns, action) = run(program(&self.ebpf, name)?, case, repeat)?;
         let wanted = match target {
             Target::Nothing => Action::Stack,
             Target::Hook(_) => case.action,
+            Target::NothingInXdp | Target::Xdp(_) => return self.run_xdp(case, target, repeat),
         };
+        let (ns, action) = run(program(&self.ebpf, name)?, case, repeat)?;
         ensure!(action == wanted, "{}: {action:?} instead of {wanted:?}", case.name);
         Ok(ns)
+    }
+
+    fn run_xdp(&self, case: &Case, target: Target<'_>, repeat: u32) -> Result<f64> {
+        let context = lab::xdp_context(case.ifindex, case.packet.len());
+        let options = TestRunOptions {
+            data_in: Some(&case.packet),
+            ctx_in: Some(&context),
+            repeat,
+            ..TestRunOptions::default()
+        };
+        let program = program_in_xdp(&self.ebpf, "same_xdp")?;
+        let result = program.test_run(options).with_context(|| format!("running {}", case.name))?;
+        let is_nothing = matches!(target, Target::NothingInXdp);
+        let wanted = if is_nothing { XdpAction::Pass } else { XdpAction::Turn };
+        let action = lab::xdp_action(result.return_value);
+        ensure!(action == Some(wanted), "{}: {action:?} instead of {wanted:?}", case.name);
+        Ok(result.duration.as_nanos() as f64)
     }
 
     /// Nanoseconds per packet of the program that does nothing, without wrapper.
@@ -78,6 +108,10 @@ impl Wrapper {
 
 fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a SchedClassifier> {
     ebpf.program(name).with_context(|| format!("the program {name}"))?.try_into().context("a tc program")
+}
+
+fn program_in_xdp<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Xdp> {
+    ebpf.program(name).with_context(|| format!("the program {name}"))?.try_into().context("a program of XDP")
 }
 
 fn run(program: &SchedClassifier, case: &Case, repeat: u32) -> Result<(f64, Action)> {
