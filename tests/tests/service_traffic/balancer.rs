@@ -125,7 +125,7 @@ fn asked(from: &Netns, to: SocketAddr) -> Result<u16> {
         stream.write_all(b"GET / HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        Ok::<_, std::io::Error>(answer)
+        Ok::<_, io::Error>(answer)
     };
     let answer = from.enter(ask).with_context(|| format!("asking {to}"))?;
     answer.split(' ').nth(1).context("a status")?.parse().with_context(|| answer.clone())
