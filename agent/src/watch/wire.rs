@@ -223,7 +223,9 @@ fn closed_cluster_policy(text: &str) -> Option<Object> {
                     unless_read(rule, is_rule, json!({"action": action}));
                 }
             }
-            other => *other = json!([{}]),
+            other @ (Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => {
+                *other = json!([{}])
+            }
         }
     }
     let closed = json!({"metadata": {"name": names["name"]}, "spec": spec});
