@@ -66,7 +66,7 @@ impl PlumbError {
             Self::Netns(_) => 8,
             Self::DefaultRoute { .. } | Self::Sysctl(_) => 5,
             Self::Netlink(_) | Self::NoIndex { .. } => 101,
-            Self::NotUp { .. } => 11,
+            Self::NotUp { .. } | Self::NotLocal { .. } => 11,
         }
     }
 }

@@ -134,6 +134,15 @@ impl Batch {
         self.push(Act::AddRoute(destination), Mode::Create, RouteNetlinkMessage::NewRoute(message));
     }
 
+    /// Asks which route leads to an address.
+    pub(crate) fn find_route(&mut self, addr: IpAddr) {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(addr);
+        message.header.destination_prefix_length = IpNetwork::from(addr).prefix();
+        message.attributes.push(RouteAttribute::Destination(addr.into()));
+        self.push(Act::FindRoute(addr), Mode::Plain, RouteNetlinkMessage::GetRoute(message));
+    }
+
     pub(crate) fn add_neighbour(&mut self, device: Device<'_>, addr: IpAddr, mac: [u8; 6]) {
         let mut message = NeighbourMessage::default();
         message.header.family = family(addr);

@@ -39,6 +39,8 @@ pub enum Act {
     AddAddress(IpNetwork),
     /// Add a route.
     AddRoute(IpNetwork),
+    /// Ask which route leads to an address.
+    FindRoute(IpAddr),
     /// Add a permanent neighbour.
     AddNeighbour(IpAddr),
     /// List devices, addresses, routes or neighbours.
@@ -56,6 +58,7 @@ impl fmt::Display for Act {
             Self::SetDown(name) => write!(f, "setting device {name} down"),
             Self::AddAddress(address) => write!(f, "adding address {address}"),
             Self::AddRoute(destination) => write!(f, "adding route to {destination}"),
+            Self::FindRoute(addr) => write!(f, "asking for the route to {addr}"),
             Self::AddNeighbour(addr) => write!(f, "adding neighbour {addr}"),
             Self::List(what) => write!(f, "listing {what}"),
         }

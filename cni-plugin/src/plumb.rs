@@ -6,7 +6,7 @@
 //! | [`address_pod`]: addresses, loopback | 1, pod | down |
 //! | [`connect_host`]: up, routes, neighbours | 1, host | host's end up |
 //! | [`connect_pod`]: up, default routes, neighbours | 1, pod | up |
-//! | [`await_up`]: both send | 1, each | up |
+//! | [`await_up`]: both send, and the pod has its addresses | 1, each | up |
 //!
 //! **Invariant: the host-side veth holds everything.** Removing it removes the pod's end, and every address, route and
 //! neighbour with them; there is nothing else to undo.
@@ -26,6 +26,7 @@ use std::{
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage, State},
+    route::RouteType,
 };
 use nix::errno::Errno;
 
@@ -81,6 +82,12 @@ pub enum PlumbError {
     NotUp {
         /// Which.
         name: String,
+    },
+    /// An address was given to the pod, and packets for it are not taken.
+    #[error("waiting {UP_TIMEOUT:?} until {addr} is the pod's")]
+    NotLocal {
+        /// Which.
+        addr: IpAddr,
     },
     /// The kernel answered without what was asked for.
     #[error("the kernel told no index of {host_ifname} or its peer")]
@@ -261,7 +268,27 @@ pub(crate) fn await_up(host: &mut Netlink, pod: &mut Netlink, wire: Wire<'_>) ->
             thread::sleep(Duration::from_millis(1));
         }
     }
+    // An IPv6 address is the pod's only once a work queue has been at it, though there is no duplicate to detect
+    // (`addrconf_dad_work`, `net/ipv6/addrconf.c`); until then packets for it are answered by an error.
+    for addr in wire.addresses.iter().filter(|addr| addr.is_ipv6()) {
+        while !is_local(pod, *addr)? {
+            if Instant::now() > deadline {
+                return Err(PlumbError::NotLocal { addr: *addr });
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
     Ok(())
+}
+
+/// Whether packets for an address are for the namespace of `netlink`.
+fn is_local(netlink: &mut Netlink, addr: IpAddr) -> Result<bool, PlumbError> {
+    let mut batch = Batch::default();
+    batch.find_route(addr);
+    let answers = netlink.run(&batch)?;
+    Ok(answers.iter().any(|answer| {
+        matches!(answer, RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Local)
+    }))
 }
 
 fn is_up(link: &LinkMessage) -> bool {
