@@ -40,7 +40,8 @@ fn probes(number: u8) -> impl Iterator<Item = Probe> {
     addresses(number).into_iter().flat_map(|ip| [Probe::Tcp((ip, 80).into()), Probe::Udp((ip, 53).into())])
 }
 
-/// Policy at the veth sees the backend, as it does behind a translation, and nothing is translated.
+/// Policy at the veth sees the backend, as it does behind a translation, and nothing is translated. Addresses that no other
+/// test has: these agents lead every namespace of the process's cgroup.
 #[test]
 fn pods_that_are_led_at_their_sockets_are_judged_by_the_backend() -> Result<()> {
     let options = AgentOptions { args: vec!["--socket-lb-pods".to_owned()], ..AgentOptions::default() };
@@ -51,13 +52,13 @@ fn pods_that_are_led_at_their_sockets_are_judged_by_the_backend() -> Result<()> 
     let far = cluster.pod(2, &PodSpec::new("far", "echo"))?;
     let friends = json!({"ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "friend"}}}]}]});
     cluster.objects.put("policy", &network_policy("echo", "echo", &friends))?;
-    cluster.objects.put("service-near", &service("near", 1, &[&near]))?;
-    cluster.objects.put("service-far", &service("far", 2, &[&far]))?;
+    cluster.objects.put("service-near", &service("near", 101, &[&near]))?;
+    cluster.objects.put("service-far", &service("far", 102, &[&far]))?;
     cluster.settle()?;
     let serve = |pod: &Pod<'_>| Server::start(&pod.netns, &pod.name, &PORTS);
     let _servers = (serve(&near)?, serve(&far)?);
-    let of_friend = probes(1).chain(probes(2)).map(|probe| answers(&friend.netns, probe));
-    let of_stranger = probes(1).chain(probes(2)).map(|probe| is_silent(&stranger.netns, probe));
+    let of_friend = probes(101).chain(probes(102)).map(|probe| answers(&friend.netns, probe));
+    let of_stranger = probes(101).chain(probes(102)).map(|probe| is_silent(&stranger.netns, probe));
     expect(&of_friend.chain(of_stranger).collect::<Vec<_>>())?;
     let flows = cluster.node(1).sluice_json("conntrack")?;
     let flows = flows["flows"].as_array().map(Vec::as_slice).unwrap_or_default();
