@@ -87,15 +87,17 @@ pub trait Engine {
     fn allows(&mut self, probe: &Probe) -> bool;
 }
 
-/// Runs every row on the engine.
+/// Runs every row of some corners on the engine; the answer is the number of corners.
 ///
 /// # Panics
 /// With the row's sentence and the probe, when one is answered wrongly.
-pub fn check(engine: &mut impl Engine) {
-    for (corner, cases) in CORNERS {
+pub fn check(engine: &mut impl Engine, is_wanted: impl Fn(&str) -> bool) -> usize {
+    let corners: Vec<_> = CORNERS.iter().filter(|(corner, _)| is_wanted(corner)).collect();
+    for (corner, cases) in &corners {
         let asked: usize = cases.iter().map(|case| run(case, engine)).sum();
         eprintln!("{:>4} rows, {asked:>4} probes: {corner}", cases.len());
     }
+    corners.len()
 }
 
 /// Runs a row; the answer is the number of probes.

@@ -25,7 +25,7 @@ const ROOT_ONLY: &str = "tests";
 const OTHER_KERNELS: &[(&str, &str, &[&str])] = &[
     ("tests", "load", &[]),
     ("tests", "hooks", &[]),
-    ("tests", "policy", &[]),
+    ("tests", "policy", &["the_loaded_programs_answer_rows_about_packets_and_tries"]),
     ("tests", "services", &["a_backend_of_another_node_is_reached", "what_pods_send_to_the_world"]),
     ("tests", "sockets", &["every_program_passes_the_verifier", "an_upgrade_replaces", "a_process_reaches"]),
     ("agent/maps", "maps", &[]),
