@@ -211,6 +211,10 @@ fn another_version_is_at_work_until_the_maps_are_filled(mechanism: Mechanism) {
             Mechanism::Clsact => by_clsact(&devices.handle, late, true).await,
         };
         assert_eq!(new_pod.len(), 1, "a pod that is made meanwhile has its programs at once");
+        let gone = netns::add_veth(&devices.handle, "pod2", &[]).await;
+        datapath.keep_pod("pod2", gone).expect("kept");
+        devices.handle.link().del(gone).execute().await.expect("deleted");
+        datapath.detach(gone); // or its absence would hold up all others
 
         datapath.succeed().expect("in place");
         let second = devices.attached(mechanism).await;

@@ -135,6 +135,7 @@ impl Datapath {
     /// Removes what keeps a gone device's links alive.
     pub fn detach(&mut self, ifindex: u32) {
         self.attached.remove(&ifindex);
+        self.wait_no_more(ifindex);
         for hook in HOOKS {
             // Absent for the other kind of device, and with clsact.
             let _ = fs::remove_file(self.link_pin(hook, ifindex));

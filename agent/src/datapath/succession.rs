@@ -77,6 +77,13 @@ impl Datapath {
         true
     }
 
+    /// Forgets a device that is gone: there is nothing to put in place any more.
+    pub(super) fn wait_no_more(&mut self, ifindex: u32) {
+        if let Some(waiting) = &mut self.waiting {
+            waiting.devices.retain(|(_, _, other)| *other != ifindex);
+        }
+    }
+
     /// Puts the programs in place of another version's, once the maps hold what they need, and removes that version's
     /// pins. Without another version nothing happens.
     ///
