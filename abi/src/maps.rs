@@ -121,8 +121,10 @@ maps! {
     COUNTERS: PerCpuArray<u32, Counter>, DropReason::PLACES, 0;
     /// Recent drops that look alike, with the rule that caused them.
     DROP_RECORDS: LruHash<DropKey, DropRecord>, 4096, 0;
-    /// Events for whoever listens; full means the newest is lost and counted.
+    /// Events for the one that listens; when it is full the newest is lost.
     EVENTS: RingBuf<(), ()>, 262_144, 0;
+    /// Until when (`CLOCK_MONOTONIC`, nanoseconds) new flows that are let pass are events, too.
+    FLOW_EVENTS: Array<u32, u64>, 1, 0;
     /// The next number of each kind, and the epoch that a plan under way will write: see `Numbers`.
     NUMBERS: Array<u32, u32>, 8, 0;
     /// Names of endpoints, by id: also the agent's memory of them.

@@ -80,7 +80,7 @@ impl Answer for Drops {
                 row.reason.clone(),
                 output::or_dash(row.pod.as_ref()),
                 packet(row),
-                because(row),
+                because(row.rule.as_ref(), &row.isolated_by, row.help),
             ]
         });
         output::table(["LAST SEEN", "COUNT", "REASON", "POD", "PACKET", "BECAUSE"], rows)
@@ -97,11 +97,12 @@ fn packet(row: &Row) -> String {
     }
 }
 
-fn because(row: &Row) -> String {
-    match &row.rule {
+/// What caused a drop: the rule, or the policies of which none lets it pass, or what the reason means.
+pub(crate) fn because(rule: Option<&RuleName>, isolated_by: &Isolation, help: &str) -> String {
+    match rule {
         Some(rule) => rule.to_string(),
-        None if row.isolated_by.total > 0 => format!("no rule of {}", row.isolated_by),
-        None => row.help.to_owned(),
+        None if isolated_by.total > 0 => format!("no rule of {isolated_by}"),
+        None => help.to_owned(),
     }
 }
 

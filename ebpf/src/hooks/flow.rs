@@ -6,6 +6,7 @@ use sluice_abi::{BackendId, CtState, DropReason, FrontendScope, Judgement, Tuple
 use crate::{
     config,
     conntrack::{self, Found, state},
+    drops,
     endpoint::{End, EndKind},
     icmp, nat, outcome,
     packet::Kind,
@@ -261,6 +262,7 @@ fn try_open(ctx: &TcContext, mut scratch: Handle, place: u32) -> Result<Way, u8>
         service::take_source(source)?;
     }
     conntrack::create(scratch, flags, config::now_ns()).map_err(|reason| reason as u8)?;
+    drops::flow(ctx, scratch);
     if scratch.opened != scratch.sent {
         scratch.target = scratch.opened;
         nat::rewrite(ctx)?;

@@ -5,6 +5,7 @@
 mod agent;
 mod cycles;
 mod host;
+mod monitor;
 mod mtu;
 mod policy;
 mod reach;
