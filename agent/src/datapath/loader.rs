@@ -1,6 +1,6 @@
 //! Loading the object, or finding it loaded.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, thread, time::Duration};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -119,18 +119,19 @@ fn load_object(globals: &Globals, maps: &Maps, pins: &Path) -> Result<(), LoadEr
 }
 
 /// Loads a program, and again when the verifier gave up for a signal to this process (`EAGAIN`, `kernel/bpf/verifier.c`), which
-/// has nothing to do with the program.
+/// has nothing to do with the program. Later and later: on a busy machine signals come in bursts that outlast a load.
 pub(super) fn undisturbed(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
-    const ATTEMPTS: usize = 5;
+    const PAUSES_MS: [u64; 9] = [0, 1, 5, 20, 50, 100, 200, 400, 800];
     let was_disturbed = |loaded: &Result<(), ProgramError>| {
         matches!(loaded, Err(ProgramError::LoadError { io_error, .. })
             if io_error.raw_os_error() == Some(libc::EAGAIN))
     };
     let mut loaded = load();
-    for _ in 1..ATTEMPTS {
+    for pause_ms in PAUSES_MS {
         if !was_disturbed(&loaded) {
             break;
         }
+        thread::sleep(Duration::from_millis(pause_ms));
         loaded = load();
     }
     loaded
