@@ -5,12 +5,12 @@ use aya_ebpf::{
     maps::{LpmTrie, lpm_trie::Key},
 };
 use sluice_abi::{
-    Addr, Direction, DropReason, Identity, Judgement, Rule, RuleId, RuleKey, RuleSetId, Tuple, maps,
+    Addr, Direction, DropReason, EndpointId, Identity, Judgement, Rule, RuleKey, RuleSetId, Tuple, maps,
 };
 
 use crate::{
     config,
-    drops::Trace,
+    drops::{self, Trace},
     endpoint::{End, EndKind},
     ipcache,
 };
@@ -23,6 +23,8 @@ static RULES: LpmTrie<RuleKey, Rule> = LpmTrie::with_max_entries(maps::RULES.max
 ///
 /// What a pod opens to its own node, or to itself, is nobody's policy. What the node opens never comes here: its own
 /// stack's packets pass `to_pod` unjudged, and any other packet with the node's address was translated to it.
+///
+/// What passes, and was judged now, is held against the shadow rule sets of both ends too, which never drop.
 #[inline(always)]
 pub(crate) fn judge(
     judged: &mut [Judgement; 2],
@@ -33,19 +35,31 @@ pub(crate) fn judge(
 ) -> Result<(), DropReason> {
     let epoch = config::epoch();
     let [ingress, egress] = judged;
+    let (mut shadow_ingress, mut shadow_egress) = (RuleSetId::NONE, RuleSetId::NONE);
     if opener.kind == EndKind::Pod {
         let itself = responder.kind == EndKind::Pod && responder.id == opener.id;
         if responder.kind == EndKind::Host || itself {
             return Ok(());
         }
-        renew(egress, opener, Direction::Egress, &opened.dst, opened, epoch, trace)?;
+        if renew(egress, opener, Direction::Egress, &opened.dst, opened, epoch, trace)? {
+            shadow_egress = opener.shadow_egress;
+        }
     }
-    if responder.kind == EndKind::Pod {
-        renew(ingress, responder, Direction::Ingress, &opened.src, opened, epoch, trace)?;
+    if responder.kind == EndKind::Pod
+        && renew(ingress, responder, Direction::Ingress, &opened.src, opened, epoch, trace)?
+    {
+        shadow_ingress = responder.shadow_ingress;
+    }
+    if shadow_egress != RuleSetId::NONE {
+        audit(shadow_egress, opener.id, Direction::Egress, &opened.dst, opened);
+    }
+    if shadow_ingress != RuleSetId::NONE {
+        audit(shadow_ingress, responder.id, Direction::Ingress, &opened.src, opened);
     }
     Ok(())
 }
 
+/// Whether the flow had to be judged.
 #[inline(always)]
 fn renew(
     judged: &mut Judgement,
@@ -55,13 +69,13 @@ fn renew(
     opened: &Tuple,
     epoch: u32,
     trace: &mut Trace,
-) -> Result<(), DropReason> {
+) -> Result<bool, DropReason> {
     let rule_set = match direction {
         Direction::Ingress => of.ingress,
         Direction::Egress => of.egress,
     };
     if judged.rule_set == rule_set && judged.epoch == epoch {
-        return Ok(());
+        return Ok(false);
     }
     trace.endpoint = of.id;
     trace.direction = direction;
@@ -70,11 +84,19 @@ fn renew(
     let rule = check(rule_set, trace.identity, opened);
     trace.rule = rule.id;
     if !rule.allows() {
-        let no_rule = rule.id == RuleId::NONE;
-        return Err(if no_rule { DropReason::PolicyDenied } else { DropReason::PolicyRuleDenied });
+        return Err(drops::denial(rule.id));
     }
     *judged = Judgement { rule_set, epoch, rule: rule.id };
-    Ok(())
+    Ok(true)
+}
+
+/// Reports the flow where the shadow rule set denies it.
+#[inline(never)]
+fn audit(shadow: RuleSetId, of: EndpointId, direction: Direction, peer: &Addr, opened: &Tuple) {
+    let rule = check(shadow, ipcache::identity_of(peer), opened);
+    if !rule.allows() {
+        drops::would_drop(of, direction, peer, opened, shadow, rule.id);
+    }
 }
 
 /// The deciding rule; one that denies and has no id when none matches.

@@ -53,7 +53,7 @@ fn names(maps: &Maps) {
         (3, PolicyKind::ClusterNetworkPolicy, "", "baseline"),
     ] {
         let (namespace, name) = (Text::new(namespace), Text::new(name));
-        let meta = PolicyMeta { namespace, name, kind: kind as u8, reserved: [0; 7] };
+        let meta = PolicyMeta { namespace, name, kind: kind as u8, mode: 0, reserved: [0; 6] };
         maps.policy_meta.put(&PolicyId(id), &meta).expect("policy");
     }
     for (id, policy, index, direction) in [
