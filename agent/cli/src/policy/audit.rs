@@ -37,7 +37,12 @@ impl Answer for Audit {
     fn text(&self) -> String {
         let rows = self.would_drop.iter().map(|Row { policies, record }| {
             let [last_seen, count, pod] = record.seen();
-            [last_seen, count, output::list(policies), pod, record.packet(), record.because()]
+            let because = if policies.is_empty() {
+                "policies that have changed since".to_owned()
+            } else {
+                record.because()
+            };
+            [last_seen, count, output::list(policies), pod, record.packet(), because]
         });
         output::table(["LAST SEEN", "COUNT", "POLICY", "POD", "WOULD DROP", "BECAUSE"], rows)
     }
