@@ -33,8 +33,6 @@ pub(crate) struct End {
     pub(crate) id: EndpointId,
     pub(crate) ingress: RuleSetId,
     pub(crate) egress: RuleSetId,
-    pub(crate) shadow_ingress: RuleSetId,
-    pub(crate) shadow_egress: RuleSetId,
     /// See [`endpoint_flags`].
     pub(crate) flags: u16,
 }
@@ -61,8 +59,6 @@ impl End {
                 id: EndpointId::HOST,
                 ingress: RuleSetId::NONE,
                 egress: RuleSetId::NONE,
-                shadow_ingress: RuleSetId::NONE,
-                shadow_egress: RuleSetId::NONE,
                 flags: 0,
             },
             Some(endpoint) => Self {
@@ -70,8 +66,6 @@ impl End {
                 id: endpoint.id,
                 ingress: endpoint.ingress,
                 egress: endpoint.egress,
-                shadow_ingress: endpoint.shadow_ingress,
-                shadow_egress: endpoint.shadow_egress,
                 flags: endpoint.flags,
             },
         }

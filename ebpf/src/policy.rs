@@ -5,13 +5,13 @@ use aya_ebpf::{
     maps::{LpmTrie, lpm_trie::Key},
 };
 use sluice_abi::{
-    Addr, Direction, DropReason, EndpointId, Identity, Judgement, Rule, RuleKey, RuleSetId, Tuple, maps,
+    Addr, Direction, DropReason, Identity, Judgement, Rule, RuleKey, RuleSetId, Tuple, endpoint_flags, maps,
 };
 
 use crate::{
     config,
     drops::{self, Trace},
-    endpoint::{End, EndKind},
+    endpoint::{self, End, EndKind},
     ipcache,
 };
 
@@ -24,7 +24,8 @@ static RULES: LpmTrie<RuleKey, Rule> = LpmTrie::with_max_entries(maps::RULES.max
 /// What a pod opens to its own node, or to itself, is nobody's policy. What the node opens never comes here: its own
 /// stack's packets pass `to_pod` unjudged, and any other packet with the node's address was translated to it.
 ///
-/// What passes, and was judged now, is held against the shadow rule sets of both ends too, which never drop.
+/// What passes, and was judged now, is held against the shadow rule sets of both ends too, which never drop. They are found
+/// by the ends' own addresses: a known flow under the node's address is audited at its other end alone.
 #[inline(always)]
 pub(crate) fn judge(
     judged: &mut [Judgement; 2],
@@ -35,26 +36,24 @@ pub(crate) fn judge(
 ) -> Result<(), DropReason> {
     let epoch = config::epoch();
     let [ingress, egress] = judged;
-    let (mut shadow_ingress, mut shadow_egress) = (RuleSetId::NONE, RuleSetId::NONE);
+    let (mut audits_opener, mut audits_responder) = (false, false);
     if opener.kind == EndKind::Pod {
         let itself = responder.kind == EndKind::Pod && responder.id == opener.id;
         if responder.kind == EndKind::Host || itself {
             return Ok(());
         }
-        if renew(egress, opener, Direction::Egress, &opened.dst, opened, epoch, trace)? {
-            shadow_egress = opener.shadow_egress;
-        }
+        let is_new = renew(egress, opener, Direction::Egress, &opened.dst, opened, epoch, trace)?;
+        audits_opener = is_new && opener.flags & endpoint_flags::AUDIT != 0;
     }
-    if responder.kind == EndKind::Pod
-        && renew(ingress, responder, Direction::Ingress, &opened.src, opened, epoch, trace)?
-    {
-        shadow_ingress = responder.shadow_ingress;
+    if responder.kind == EndKind::Pod {
+        let is_new = renew(ingress, responder, Direction::Ingress, &opened.src, opened, epoch, trace)?;
+        audits_responder = is_new && responder.flags & endpoint_flags::AUDIT != 0;
     }
-    if shadow_egress != RuleSetId::NONE {
-        audit(shadow_egress, opener.id, Direction::Egress, &opened.dst, opened);
+    if audits_opener {
+        audit(Direction::Egress, &opened.src, &opened.dst, opened);
     }
-    if shadow_ingress != RuleSetId::NONE {
-        audit(shadow_ingress, responder.id, Direction::Ingress, &opened.src, opened);
+    if audits_responder {
+        audit(Direction::Ingress, &opened.dst, &opened.src, opened);
     }
     Ok(())
 }
@@ -90,12 +89,22 @@ fn renew(
     Ok(true)
 }
 
-/// Reports the flow where the shadow rule set denies it.
+/// Reports the flow where the shadow rule set of the end that has the address denies it.
 #[inline(never)]
-fn audit(shadow: RuleSetId, of: EndpointId, direction: Direction, peer: &Addr, opened: &Tuple) {
+fn audit(direction: Direction, own: &Addr, peer: &Addr, opened: &Tuple) {
+    let Some(end) = endpoint::local(own) else {
+        return;
+    };
+    let shadow = match direction {
+        Direction::Ingress => end.shadow_ingress,
+        Direction::Egress => end.shadow_egress,
+    };
+    if shadow == RuleSetId::NONE {
+        return;
+    }
     let rule = check(shadow, ipcache::identity_of(peer), opened);
     if !rule.allows() {
-        drops::would_drop(of, direction, peer, opened, shadow, rule.id);
+        drops::would_drop(end.id, direction, peer, opened, shadow, rule.id);
     }
 }
 

@@ -200,7 +200,8 @@ impl Lab {
         for addr in pod.addrs {
             let endpoints = &self.maps().endpoints;
             let found = endpoints.get(&addr.into()).expect("the map").expect("an endpoint");
-            let endpoint = Endpoint { shadow_ingress: ingress, shadow_egress: egress, ..found };
+            let flags = found.flags | endpoint_flags::AUDIT;
+            let endpoint = Endpoint { shadow_ingress: ingress, shadow_egress: egress, flags, ..found };
             endpoints.put(&addr.into(), &endpoint).expect("an endpoint");
         }
     }

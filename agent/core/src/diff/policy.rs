@@ -416,6 +416,9 @@ fn endpoints(
             |direction: usize| shadows[direction].and_then(|shadow| bound.sets.get(&shadow).copied());
         entry.shadow_ingress = shadow(0).unwrap_or_default();
         entry.shadow_egress = shadow(1).unwrap_or_default();
+        if [entry.shadow_ingress, entry.shadow_egress] != [RuleSetId::NONE; 2] {
+            entry.flags |= endpoint_flags::AUDIT;
+        }
         kept.extend([ingress, egress].into_iter().filter(|set| !bound.rule_set_meta.contains_key(set)));
         endpoints.insert(*addr, entry);
         in_force.insert(*id);
