@@ -18,13 +18,16 @@ pub struct Tuple {
     pub dst_port: [u8; 2],
     /// IANA protocol number.
     pub protocol: u8,
+    /// 1 in what stands beside another flow: what an opener sends straight to where that flow's translation leads, and
+    /// so has the tuple that is that one's. 0 in every packet's.
+    pub beside: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
 }
 pod!(Tuple, 40);
 
 impl Tuple {
-    /// The same flow seen from the other side.
+    /// The same flow seen from the other side, as a packet has it.
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
         Self {
@@ -33,7 +36,8 @@ impl Tuple {
             src_port: self.dst_port,
             dst_port: self.src_port,
             protocol: self.protocol,
-            reserved: [0; 3],
+            beside: 0,
+            reserved: [0; 2],
         }
     }
 }
@@ -51,7 +55,8 @@ impl FlowKey {
     #[inline(always)]
     pub fn of(tuple: &Tuple) -> (Self, bool) {
         let normal = Self::is_normal(tuple);
-        (Self(if normal { *tuple } else { tuple.reversed() }), normal)
+        let key = if normal { *tuple } else { Tuple { beside: tuple.beside, ..tuple.reversed() } };
+        (Self(key), normal)
     }
 
     /// Whether a packet's source is the source of its flow's key.
@@ -141,7 +146,8 @@ pub mod flow_flags {
     pub const FIN_RESPONDER: u8 = 32;
     /// The entry stands in `CT_CONFIRMED`.
     pub const CONFIRMED: u8 = 64;
-    /// The opener's source was translated to the node's address and a port of its range.
+    /// The opener's source was translated: to the node's address and a port of its range, or, where the tuple was
+    /// another flow's, to such a port alone.
     pub const SNAT: u8 = 128;
 }
 
@@ -220,7 +226,7 @@ mod tests {
         for src in addrs {
             for dst in addrs {
                 for (src_port, dst_port) in [([0, 80], [1, 0]), ([1, 0], [0, 80]), ([5, 5], [5, 5])] {
-                    let tuple = Tuple { src, dst, src_port, dst_port, protocol: 6, reserved: [0; 3] };
+                    let tuple = Tuple { src, dst, src_port, dst_port, protocol: 6, ..Tuple::default() };
                     let (key, forward) = FlowKey::of(&tuple);
                     let (reverse_key, reverse_forward) = FlowKey::of(&tuple.reversed());
                     assert_eq!(key, reverse_key);

@@ -61,7 +61,7 @@ drop_reasons! {
     PolicyRuleDenied = 10, "policy_rule_denied";
     /// The table of confirmed flows is full.
     ConntrackFull = 11, "conntrack_full";
-    /// The tuple after translation belongs to another flow already.
+    /// The tuple after translation belongs to another flow already, and no other source port is free or possible (SCTP).
     TupleCollision = 12, "tuple_collision";
     /// The Service has no usable backend.
     NoBackend = 13, "no_backend";

@@ -58,6 +58,21 @@ pub enum EventKind {
     Drop = 0,
     /// The shadow rule set would have dropped it.
     WouldDrop = 1,
+    /// A new flow was let pass: one event for each side whose rules were asked, or one for its opener. Only while somebody
+    /// wants it (`FLOW_EVENTS`).
+    Allowed = 2,
+}
+
+impl EventKind {
+    /// The kind a byte in an event stands for.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Drop),
+            1 => Some(Self::WouldDrop),
+            2 => Some(Self::Allowed),
+            _ => None,
+        }
+    }
 }
 
 /// A record of the `EVENTS` ring buffer.
@@ -66,21 +81,21 @@ pub enum EventKind {
 pub struct Event {
     /// `CLOCK_MONOTONIC`, nanoseconds.
     pub at_ns: u64,
-    /// The packet's five-tuple, after translation as far as it got.
+    /// The packet's five-tuple, after translation as far as it got; of a flow, with its opener's own source.
     pub tuple: Tuple,
     /// Whose policy or interface; [`EndpointId::HOST`] when none is known.
     pub endpoint: EndpointId,
-    /// The peer's identity, when policy decided.
+    /// The peer's identity, when policy dropped.
     pub identity: Identity,
     /// The rule set, when policy decided.
     pub rule_set: RuleSetId,
-    /// The deciding rule; [`RuleId::NONE`] when none matched.
+    /// The deciding rule; [`RuleId::NONE`] when none matched, or policy did not decide.
     pub rule: RuleId,
     /// Interface index of the hook's device.
     pub ifindex: u32,
     /// Packet length in bytes from the MAC header on.
     pub len_bytes: u32,
-    /// A [`crate::DropReason`].
+    /// A [`crate::DropReason`]; 0 for what was let pass.
     pub reason: u8,
     /// A [`crate::Direction`].
     pub direction: u8,

@@ -125,8 +125,10 @@ maps! {
     /// What audited policies would have dropped, with the rule that would have: keys and values as in `DROP_RECORDS`, each
     /// new flow counted once.
     AUDIT_RECORDS: LruHash<DropKey, DropRecord>, 4096, 0, since 4;
-    /// Events for whoever listens; full means the newest is lost and counted.
+    /// Events for the one that listens; when it is full the newest is lost.
     EVENTS: RingBuf<(), ()>, 262_144, 0;
+    /// Until when (`CLOCK_MONOTONIC`, nanoseconds) new flows that are let pass are events, too.
+    FLOW_EVENTS: Array<u32, u64>, 1, 0;
     /// The next number of each kind, and the epoch that a plan under way will write: see `Numbers`.
     NUMBERS: Array<u32, u32>, 8, 0;
     /// Names of endpoints, by id: also the agent's memory of them.

@@ -14,7 +14,7 @@ fn tuple(pod: u8, port: u16) -> Tuple {
         src_port: port.to_be_bytes(),
         dst_port: [0, 80],
         protocol: protocol::TCP,
-        reserved: [0; 3],
+        ..Tuple::default()
     }
 }
 

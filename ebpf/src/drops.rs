@@ -1,8 +1,8 @@
-//! Counting and reporting.
+//! Counting and reporting: what is dropped, and to whoever wants it what is let pass.
 
 use aya_ebpf::{
     macros::map,
-    maps::{LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, LruHashMap, PerCpuArray, RingBuf},
     programs::TcContext,
 };
 use sluice_abi::{
@@ -10,7 +10,10 @@ use sluice_abi::{
     RuleId, RuleSetId, Tuple, maps, protocol,
 };
 
-use crate::{config, scratch::Scratch};
+use crate::{
+    config,
+    scratch::{Handle, Scratch},
+};
 
 #[map]
 static COUNTERS: PerCpuArray<Counter> =
@@ -26,6 +29,10 @@ static AUDIT_RECORDS: LruHashMap<DropKey, DropRecord> =
 
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(maps::EVENTS.max_entries, maps::EVENTS.flags);
+
+#[map]
+static FLOW_EVENTS: Array<u64> =
+    Array::with_max_entries(maps::FLOW_EVENTS.max_entries, maps::FLOW_EVENTS.flags);
 
 /// Place of `COUNTERS` for what was let pass.
 const FORWARDED: u32 = 0;
@@ -83,7 +90,44 @@ pub(crate) fn record_at(scratch: &Scratch, reason: u8, len_bytes: u32, ifindex: 
     }
     let at_ns = config::now_ns();
     if remember(&scratch.trace, &scratch.packet.tuple, reason, at_ns) {
-        report(scratch, reason, at_ns, len_bytes, ifindex);
+        let origin = Origin { at_ns, len_bytes, ifindex };
+        report(&scratch.trace, &scratch.packet.tuple, EventKind::Drop, reason, &origin);
+    }
+}
+
+/// Reports the new flow in `scratch`, which is let pass, if somebody wants to know: by whose rules, on either side.
+#[inline(always)]
+pub(crate) fn flow(ctx: &TcContext, scratch: Handle) {
+    let at_ns = config::now_ns();
+    // SAFETY: a map value that lives as long as the program; volatile, since user space writes it.
+    let until_ns = FLOW_EVENTS.get_ptr(0).map_or(0, |until| unsafe { until.read_volatile() });
+    if until_ns > at_ns {
+        report_flow(scratch, &Origin { at_ns, len_bytes: ctx.len(), ifindex: ifindex(ctx) });
+    }
+}
+
+#[inline(never)]
+fn report_flow(mut scratch: Handle, origin: &Origin) {
+    let scratch: &mut Scratch = &mut scratch;
+    let Scratch { trace, sent, opened, judged, .. } = scratch;
+    let tuple = Tuple { src: sent.src, src_port: sent.src_port, ..*opened };
+    let sides = [
+        (Direction::Egress, scratch.src.id, judged[Direction::Egress as usize]),
+        (Direction::Ingress, scratch.responder.id, judged[Direction::Ingress as usize]),
+    ];
+    // Between a pod and its node, or itself, policy is not asked: one event, in the name of the pod.
+    let is_judged = sides.iter().any(|(_, _, judged)| judged.rule_set != RuleSetId::NONE);
+    for (direction, endpoint, judged) in sides {
+        if judged.rule_set == RuleSetId::NONE && (is_judged || endpoint == EndpointId::HOST) {
+            continue;
+        }
+        (trace.direction, trace.endpoint) = (direction, endpoint);
+        (trace.rule_set, trace.rule) = (judged.rule_set, judged.rule);
+        trace.identity = Identity::ANY; // a flow keeps the rule, which says more
+        report(trace, &tuple, EventKind::Allowed, 0, origin);
+        if !is_judged {
+            break;
+        }
     }
 }
 
@@ -136,19 +180,17 @@ fn key(endpoint: EndpointId, direction: Direction, peer: &Addr, tuple: &Tuple, r
     }
 }
 
-/// Counts and notes a flow that is let pass and that the shadow rule set would have dropped, by this rule or by none.
+/// Counts and reports a flow that is let pass, seen by the hook of `would`, and that the shadow rule set named there would
+/// have dropped.
 #[inline(always)]
-pub(crate) fn would_drop(
-    endpoint: EndpointId,
-    direction: Direction,
-    peer: &Addr,
-    opened: &Tuple,
-    shadow: RuleSetId,
-    rule: RuleId,
-) {
+pub(crate) fn would_drop(would: &Trace, peer: &Addr, opened: &Tuple) {
     count(DropReason::WOULD_DROP, 0);
-    let key = key(endpoint, direction, peer, opened, denial(rule) as u8);
-    note(&AUDIT_RECORDS, &key, shadow, rule, config::now_ns());
+    let at_ns = config::now_ns();
+    let reason = denial(would.rule) as u8;
+    let key = key(would.endpoint, would.direction, peer, opened, reason);
+    if note(&AUDIT_RECORDS, &key, would.rule_set, would.rule, at_ns) {
+        report(would, opened, EventKind::WouldDrop, reason, &Origin { at_ns, len_bytes: 0, ifindex: 0 });
+    }
 }
 
 /// Why policy drops, when this is the deciding rule.
@@ -198,24 +240,30 @@ pub(crate) fn record_call(to: &Addr, port: [u8; 2], protocol: u8, reason: DropRe
     note(&DROP_RECORDS, &key, RuleSetId::NONE, RuleId::NONE, config::now_ns());
 }
 
+/// When and where a packet was seen, and how long it is.
+struct Origin {
+    at_ns: u64,
+    len_bytes: u32,
+    ifindex: u32,
+}
+
 #[inline(never)]
-fn report(scratch: &Scratch, reason: u8, at_ns: u64, len_bytes: u32, ifindex: u32) {
-    let (trace, tuple) = (&scratch.trace, &scratch.packet.tuple);
-    // A full ring loses the newest event; counters and records still have the drop.
+fn report(trace: &Trace, tuple: &Tuple, kind: EventKind, reason: u8, origin: &Origin) {
+    // A full ring loses the newest event; counters and records still have a drop.
     if let Some(mut event) = EVENTS.reserve::<Event>(0) {
         event.write(Event {
-            at_ns,
+            at_ns: origin.at_ns,
             tuple: *tuple,
             endpoint: trace.endpoint,
             identity: trace.identity,
             rule_set: trace.rule_set,
             rule: trace.rule,
-            ifindex,
-            len_bytes,
+            ifindex: origin.ifindex,
+            len_bytes: origin.len_bytes,
             reason,
             direction: trace.direction as u8,
             hook: trace.hook as u8,
-            kind: EventKind::Drop as u8,
+            kind: kind as u8,
             reserved: [0; 4],
         });
         event.submit(0);

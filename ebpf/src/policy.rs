@@ -5,7 +5,8 @@ use aya_ebpf::{
     maps::{LpmTrie, lpm_trie::Key},
 };
 use sluice_abi::{
-    Addr, Direction, DropReason, Identity, Judgement, Rule, RuleKey, RuleSetId, Tuple, endpoint_flags, maps,
+    Addr, Direction, DropReason, Hook, Identity, Judgement, Rule, RuleKey, RuleSetId, Tuple, endpoint_flags,
+    maps,
 };
 
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     drops::{self, Trace},
     endpoint::{self, End, EndKind},
     ipcache,
+    scratch::{self, Scratch},
 };
 
 #[map]
@@ -24,8 +26,7 @@ static RULES: LpmTrie<RuleKey, Rule> = LpmTrie::with_max_entries(maps::RULES.max
 /// What a pod opens to its own node, or to itself, is nobody's policy. What the node opens never comes here: its own
 /// stack's packets pass `to_pod` unjudged, and any other packet with the node's address was translated to it.
 ///
-/// What passes, and was judged now, is held against the shadow rule sets of both ends too, which never drop. They are found
-/// by the ends' own addresses: a known flow under the node's address is audited at its other end alone.
+/// The answer is for [`Scratch::note_audits`].
 #[inline(always)]
 pub(crate) fn judge(
     judged: &mut [Judgement; 2],
@@ -33,29 +34,57 @@ pub(crate) fn judge(
     responder: &End,
     opened: &Tuple,
     trace: &mut Trace,
-) -> Result<(), DropReason> {
+) -> Result<u32, DropReason> {
     let epoch = config::epoch();
     let [ingress, egress] = judged;
-    let (mut audits_opener, mut audits_responder) = (false, false);
+    let mut audits = 0;
     if opener.kind == EndKind::Pod {
         let itself = responder.kind == EndKind::Pod && responder.id == opener.id;
         if responder.kind == EndKind::Host || itself {
-            return Ok(());
+            return Ok(audits);
         }
         let is_new = renew(egress, opener, Direction::Egress, &opened.dst, opened, epoch, trace)?;
-        audits_opener = is_new && opener.flags & endpoint_flags::AUDIT != 0;
+        if is_new && opener.flags & endpoint_flags::AUDIT != 0 {
+            audits |= AUDITS_OPENER;
+        }
     }
     if responder.kind == EndKind::Pod {
         let is_new = renew(ingress, responder, Direction::Ingress, &opened.src, opened, epoch, trace)?;
-        audits_responder = is_new && responder.flags & endpoint_flags::AUDIT != 0;
+        if is_new && responder.flags & endpoint_flags::AUDIT != 0 {
+            audits |= AUDITS_RESPONDER;
+        }
     }
-    if audits_opener {
-        audit(Direction::Egress, &opened.src, &opened.dst, opened);
+    Ok(audits)
+}
+
+/// Bits of the answer of [`judge`]: which ends have shadow rule sets and were judged now.
+const AUDITS_OPENER: u32 = 1;
+const AUDITS_RESPONDER: u32 = 2;
+
+/// Holds the flow `scratch.audited`, which passes, against the shadow rule sets of ends that [`judge`] named. They never drop.
+///
+/// They are found by the ends' own addresses: a known flow under the node's address is audited at its other end alone.
+#[inline(always)]
+pub(crate) fn audit(scratch: &Scratch) {
+    if scratch.audits != 0 {
+        audit_flow(scratch.audits);
     }
-    if audits_responder {
-        audit(Direction::Ingress, &opened.dst, &opened.src, opened);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn audit_flow(audits: u32) -> u32 {
+    let Some(scratch) = scratch::get() else {
+        return 0;
+    };
+    let (hook, opened) = (scratch.trace.hook, &scratch.audited);
+    if audits & AUDITS_OPENER != 0 {
+        audit_end(hook, Direction::Egress, &opened.src, &opened.dst, opened);
     }
-    Ok(())
+    if audits & AUDITS_RESPONDER != 0 {
+        audit_end(hook, Direction::Ingress, &opened.dst, &opened.src, opened);
+    }
+    audits
 }
 
 /// Whether the flow had to be judged.
@@ -91,7 +120,7 @@ fn renew(
 
 /// Reports the flow where the shadow rule set of the end that has the address denies it.
 #[inline(never)]
-fn audit(direction: Direction, own: &Addr, peer: &Addr, opened: &Tuple) {
+fn audit_end(hook: Hook, direction: Direction, own: &Addr, peer: &Addr, opened: &Tuple) {
     let Some(end) = endpoint::local(own) else {
         return;
     };
@@ -102,9 +131,11 @@ fn audit(direction: Direction, own: &Addr, peer: &Addr, opened: &Tuple) {
     if shadow == RuleSetId::NONE {
         return;
     }
-    let rule = check(shadow, ipcache::identity_of(peer), opened);
+    let identity = ipcache::identity_of(peer);
+    let rule = check(shadow, identity, opened);
     if !rule.allows() {
-        drops::would_drop(end.id, direction, peer, opened, shadow, rule.id);
+        let would = Trace { hook, direction, endpoint: end.id, identity, rule_set: shadow, rule: rule.id };
+        drops::would_drop(&would, peer, opened);
     }
 }
 

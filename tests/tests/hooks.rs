@@ -479,25 +479,6 @@ fn new_flows_spread_over_the_backends_and_a_flow_keeps_its_own() {
 }
 
 #[test]
-fn two_flows_that_would_meet_in_one_tuple_never_mix() {
-    let mut lab = Lab::new();
-    let (a, b) = (lab.pod(), lab.pod());
-    let (one, two) = (vip(V4, 80), vip(V4, 81));
-    lab.service(one, protocol::TCP, &[b.at(V4, 8000)], 10);
-    lab.service(two, protocol::TCP, &[b.at(V4, 8000)], 20);
-    handshake(&lab, &a, &b, one, 1000);
-    for meeting in [two, b.at(V4, 8000)] {
-        assert_eq!(
-            lab.from_pod(&a, &packet::tcp(a.at(V4, 1000), meeting, "S")).action,
-            Action::Drop,
-            "{meeting}"
-        );
-    }
-    assert_eq!(lab.dropped(DropReason::TupleCollision), 2);
-    handshake(&lab, &a, &b, two, 1001);
-}
-
-#[test]
 fn a_udp_flow_leaves_a_dead_backend_and_a_tcp_flow_stays_with_a_terminating_one() {
     let mut lab = Lab::new();
     let (a, b, c) = (lab.pod(), lab.pod(), lab.pod());

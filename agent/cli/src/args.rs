@@ -7,7 +7,7 @@ use sluice_abi::protocol;
 use sluice_maps::Maps;
 
 use crate::{
-    bpf, conntrack, drops, endpoints, ipcache, offline,
+    bpf, conntrack, drops, endpoints, ipcache, monitor, offline,
     output::{self, Format},
     policy,
     services::{self, trace::Question},
@@ -63,6 +63,11 @@ enum Command {
         #[arg(long)]
         counters: bool,
     },
+    /// Drops as they happen and, if asked for, new flows that are let pass, with the rule: until interrupted
+    ///
+    /// Drops that look alike are told of once in an eighth of a second; `sluice drops` counts them all. With `-o json` each event is a
+    /// line. One process can listen at a time.
+    Monitor(monitor::Monitor),
     /// What is pinned
     #[command(subcommand)]
     Bpf(Bpf),
@@ -161,6 +166,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Ipcache => output::print(format, &ipcache::answer(&maps()?)?)?,
         Command::Drops { counters: false } => output::print(format, &drops::records(&maps()?)?)?,
         Command::Drops { counters: true } => output::print(format, &drops::counters(&maps()?)?)?,
+        Command::Monitor(monitor) => monitor::run(format, &maps()?, monitor)?,
         Command::Bpf(Bpf::Maps) => output::print(format, &bpf::maps(&args.bpffs)?)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -114,11 +114,16 @@ impl Row {
 
     /// What decided, in words.
     pub(crate) fn because(&self) -> String {
-        match &self.rule {
-            Some(rule) => rule.to_string(),
-            None if self.isolated_by.total > 0 => format!("no rule of {}", self.isolated_by),
-            None => self.help.to_owned(),
-        }
+        because(self.rule.as_ref(), &self.isolated_by, self.help)
+    }
+}
+
+/// What caused a drop: the rule, or the policies of which none lets it pass, or what the reason means.
+pub(crate) fn because(rule: Option<&RuleName>, isolated_by: &Isolation, help: &str) -> String {
+    match rule {
+        Some(rule) => rule.to_string(),
+        None if isolated_by.total > 0 => format!("no rule of {isolated_by}"),
+        None => help.to_owned(),
     }
 }
 

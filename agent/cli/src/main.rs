@@ -17,6 +17,7 @@ mod conntrack;
 mod drops;
 mod endpoints;
 mod ipcache;
+mod monitor;
 mod names;
 mod offline;
 mod output;

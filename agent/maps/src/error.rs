@@ -142,7 +142,13 @@ pub enum MapsError {
         /// Name of the map.
         map: &'static str,
         /// Why not.
-        source: Box<MapError>,
+        source: io::Error,
+    },
+    /// The ring buffer has another reader, and what one takes no other sees.
+    #[error("listening to map {map}: another process does already")]
+    Listening {
+        /// Name of the map.
+        map: &'static str,
     },
     /// Waiting for the programs that may still use what was removed.
     #[error("waiting for a grace period")]

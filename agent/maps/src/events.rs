@@ -1,6 +1,11 @@
 //! The consumer of the event ring.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::{
+    fs::{File, TryLockError},
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    path::Path,
+};
 
 use aya::maps::{Map, MapData, MapError, RingBuf};
 use sluice_abi::{Event, maps::MapSpec};
@@ -15,12 +20,18 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    pub(crate) fn listen(&self) -> Result<Events, MapsError> {
+    /// `pins` is the folder that the lock is on.
+    pub(crate) fn listen(&self, pins: &Path) -> Result<Events, MapsError> {
+        let refused = |source| MapsError::Listen { map: self.spec.name, source };
+        let lock = File::open(pins).map_err(refused)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(MapsError::Listening { map: self.spec.name }),
+            Err(TryLockError::Error(source)) => return Err(refused(source)),
+        }
         let ring = self.data.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError);
         let ring = ring.and_then(MapData::from_fd).and_then(Map::from_map_data).and_then(RingBuf::try_from);
-        Ok(Events {
-            ring: ring.map_err(|source| MapsError::Listen { map: self.spec.name, source: source.into() })?,
-        })
+        Ok(Events { ring: ring.map_err(|source| refused(io::Error::other(source)))?, _lock: lock })
     }
 }
 
@@ -39,13 +50,13 @@ impl Handle for Ring {
 
 /// The reading end of the `EVENTS` ring.
 ///
-/// The ring has one reading position: what one consumer takes, no other sees. Only the agent listens, and passes
-/// events on.
+/// The ring has one reading position: what one consumer takes, no other sees. A lock sees to it that there is one.
 ///
-/// The descriptor becomes readable when events wait; put it into tokio's `AsyncFd` and call [`Events::next`] until
-/// it has none.
+/// The descriptor becomes readable when events wait; then call [`Events::next`] until it has none.
 pub struct Events {
     ring: RingBuf<MapData>,
+    /// Locked while this lives.
+    _lock: File,
 }
 
 impl Events {

@@ -119,6 +119,8 @@ handles! {
     pub audit_records: Table<DropKey, DropRecord> = AUDIT_RECORDS;
     /// `EVENTS`.
     pub(crate) ring: Ring = EVENTS;
+    /// `FLOW_EVENTS`.
+    pub flow_events: Words<u64> = FLOW_EVENTS;
     /// `NUMBERS`.
     pub(crate) numbers: Words<u32> = NUMBERS;
     /// `ENDPOINT_META`.
@@ -165,12 +167,12 @@ impl Maps {
         pins::pin_path(&self.bpffs, spec)
     }
 
-    /// Starts to listen to the event ring; see [`Events`] for who may.
+    /// Starts to listen to the event ring, which one process can.
     ///
     /// # Errors
-    /// [`MapsError::Listen`] when the ring cannot be mapped into memory.
+    /// [`MapsError::Listening`] while another does, [`MapsError::Listen`] when the ring cannot be mapped into memory.
     pub fn events(&self) -> Result<Events, MapsError> {
-        self.ring.listen()
+        self.ring.listen(&pins::pin_dir(&self.bpffs))
     }
 
     /// The next unused number of a kind; `None` while it is [`Numbers::first`].

@@ -1,17 +1,18 @@
 //! What every hook does with a packet that belongs, or may belong, to a flow.
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
-use sluice_abi::{BackendId, CtState, DropReason, FrontendScope, Judgement, flow_flags, protocol};
+use sluice_abi::{BackendId, CtState, DropReason, FrontendScope, Judgement, Tuple, flow_flags, protocol};
 
 use crate::{
     config,
     conntrack::{self, Found, state},
+    drops,
     endpoint::{End, EndKind},
     icmp, nat, outcome,
     packet::Kind,
     policy,
     scratch::{self, Handle, Scratch},
-    service::{self, Chosen},
+    service::{self, Chosen, Source},
 };
 
 /// Where packets are seen, which decides what a new flow may be.
@@ -46,12 +47,14 @@ pub(crate) enum Way {
 /// # Errors
 /// The number of the drop reason.
 #[inline(always)]
-pub(crate) fn pass(ctx: &TcContext, place: Place) -> Result<Way, u8> {
-    outcome::decode(match pass_flow(ctx.skb.skb, place as u32) {
+pub(crate) fn pass(ctx: &TcContext, mut scratch: Handle, place: Place) -> Result<Way, u8> {
+    scratch.audits = 0;
+    let way = outcome::decode(match pass_flow(ctx.skb.skb, place as u32) {
         NEW => open_flow(ctx.skb.skb, place as u32),
         code => code,
-    })
-    .map(|way| match way {
+    })?;
+    policy::audit(&scratch);
+    Ok(match way {
         0 => Way::On,
         1 => Way::Stack,
         _ => Way::NotOurs,
@@ -80,12 +83,20 @@ extern "C" fn pass_flow(skb: *mut __sk_buff, place: u32) -> u32 {
 fn try_pass(ctx: &TcContext, mut scratch: Handle, place: u32) -> Result<Option<Way>, u8> {
     let now_ns = config::now_ns();
     let opens = state::opens(scratch.sent.protocol, scratch.packet.tcp_flags);
-    let Some(mut found) = conntrack::find_for(&scratch.sent, opens, now_ns) else {
+    let owner = conntrack::find_for(&scratch.sent, opens, now_ns);
+    let is_taken = place != Place::Stack as u32 && owner.is_some_and(|owner| is_taken(&owner, opens));
+    if is_taken && scratch.src.kind != EndKind::Pod && scratch.dst.kind == EndKind::Host {
+        return Ok(Some(leave_to_host(&scratch, opens)));
+    }
+    let found = if is_taken || (owner.is_none() && !opens) { beside(scratch, now_ns) } else { owner };
+    let Some(mut found) = found else {
+        scratch.sent.beside = u8::from(is_taken);
         return Ok(None);
     };
     scratch.opened = scratch.sent;
     if found.has(flow_flags::ALIAS) {
         let Some(direct) = follow(scratch, &found, opens, now_ns) else {
+            scratch.sent.beside = u8::from(is_taken);
             return Ok(None);
         };
         if found.from_opener {
@@ -96,9 +107,6 @@ fn try_pass(ctx: &TcContext, mut scratch: Handle, place: u32) -> Result<Option<W
     } else if opens && is_over(found.state()) {
         conntrack::forget(&scratch.sent);
         return Ok(None);
-    } else if found.from_opener && found.has(flow_flags::TRANSLATED) && place != Place::Stack as u32 {
-        // Sent straight to where another flow's translation leads; behind the stack it is what was translated.
-        return met_translated(scratch, opens);
     } else if !found.from_opener {
         scratch.opened = scratch.sent.reversed();
     }
@@ -112,7 +120,10 @@ fn try_pass(ctx: &TcContext, mut scratch: Handle, place: u32) -> Result<Option<W
     {
         let scratch: &mut Scratch = &mut scratch;
         policy::judge(found.judged(), &opener, &responder, &scratch.opened, &mut scratch.trace)
-            .and_then(|()| found.advance(&scratch.opened, scratch.packet.tcp_flags, now_ns))
+            .and_then(|audits| {
+                scratch.note_audits(audits);
+                found.advance(&scratch.opened, scratch.packet.tcp_flags, now_ns)
+            })
             .map_err(|reason| reason as u8)?;
     }
     if is_reply {
@@ -121,17 +132,30 @@ fn try_pass(ctx: &TcContext, mut scratch: Handle, place: u32) -> Result<Option<W
     Ok(Some(if stays { Way::Stack } else { Way::On }))
 }
 
-/// A packet that is sent straight to where another flow's translation leads. The node's own stack has the last word on
-/// what is for it: its connections are not known here.
+/// Whether a packet that meets the entry is sent straight to where another flow's translation leads. (Behind the stack it
+/// is what was translated.)
 #[inline(always)]
-fn met_translated(scratch: Handle, opens: bool) -> Result<Option<Way>, u8> {
-    if scratch.src.kind == EndKind::Pod || scratch.dst.kind != EndKind::Host {
-        return Err(DropReason::TupleCollision as u8);
-    }
+fn is_taken(owner: &Found, opens: bool) -> bool {
+    owner.from_opener
+        && !owner.has(flow_flags::ALIAS)
+        && owner.has(flow_flags::TRANSLATED)
+        && !(opens && is_over(owner.state()))
+}
+
+/// The flow that stands beside the owner of `scratch.sent`, or did while that lived.
+#[inline(always)]
+fn beside(mut scratch: Handle, now_ns: u64) -> Option<Found> {
+    scratch.sent.beside = 1;
+    conntrack::find(&scratch.sent, now_ns)
+}
+
+/// The node's own stack has the last word on what is for it: its connections are not known here.
+#[inline(always)]
+fn leave_to_host(scratch: &Scratch, opens: bool) -> Way {
     if opens {
         conntrack::forget(&scratch.sent); // or the answers would be translated
     }
-    Ok(Some(Way::NotOurs))
+    Way::NotOurs
 }
 
 /// From an alias to its flow, with `scratch.opened` the direct tuple. When the flow does not go on, what is left of
@@ -204,7 +228,7 @@ extern "C" fn open_flow(skb: *mut __sk_buff, place: u32) -> u32 {
     let Some(mut scratch) = scratch::get() else {
         return DropReason::Malformed as u32;
     };
-    scratch.opened = scratch.sent;
+    scratch.opened = Tuple { beside: 0, ..scratch.sent };
     scratch.backend = BackendId::NONE;
     scratch.responder = scratch.dst;
     match try_open(&TcContext::new(skb), scratch, place) {
@@ -216,12 +240,16 @@ extern "C" fn open_flow(skb: *mut __sk_buff, place: u32) -> u32 {
 #[inline(always)]
 fn try_open(ctx: &TcContext, mut scratch: Handle, place: u32) -> Result<Way, u8> {
     let mut flags = if place == Place::Stack as u32 { flow_flags::STACK } else { 0 };
+    let mut source = if scratch.sent.beside == 0 { Source::Kept } else { Source::OtherPort };
     if place == Place::Pod as u32 {
-        service::choose(FrontendScope::Internal)?;
+        if service::choose(FrontendScope::Internal)? == Chosen::LedBeside {
+            source = Source::OtherPort;
+        }
     } else if place == Place::Network as u32 && scratch.dst.kind != EndKind::Pod {
         match service::choose(FrontendScope::External)? {
             Chosen::NoService => return Ok(Way::NotOurs),
-            Chosen::LedAway => flags |= flow_flags::SNAT,
+            Chosen::LedAway => source = Source::Node,
+            Chosen::LedBeside => source = Source::OtherPort,
             Chosen::Led => {}
         }
     }
@@ -232,12 +260,14 @@ fn try_open(ctx: &TcContext, mut scratch: Handle, place: u32) -> Result<Way, u8>
     }
     let is_world = place == Place::Pod as u32 && scratch.responder.kind == EndKind::Elsewhere;
     if is_world && service::masquerades(&scratch.opened.dst, scratch.packet.is_v4) {
-        flags |= flow_flags::SNAT;
+        source = Source::Node;
     }
-    if flags & flow_flags::SNAT != 0 {
-        service::take_source()?;
+    if source != Source::Kept {
+        flags |= flow_flags::SNAT;
+        service::take_source(source)?;
     }
     conntrack::create(scratch, flags, config::now_ns()).map_err(|reason| reason as u8)?;
+    drops::flow(ctx, scratch);
     if scratch.opened != scratch.sent {
         scratch.target = scratch.opened;
         nat::rewrite(ctx)?;
@@ -303,13 +333,17 @@ pub(crate) fn pass_host(ctx: &TcContext, mut scratch: Handle) -> Result<(), u8> 
 pub(crate) fn judge_alone(mut scratch: Handle) -> Result<(), u8> {
     scratch.judged = [Judgement::default(); 2];
     scratch.opened = scratch.packet.tuple;
+    scratch.audits = 0;
     let (opener, responder) = (pod(scratch.src), scratch.dst);
-    judge(scratch, &opener, &responder)
+    judge(scratch, &opener, &responder)?;
+    policy::audit(&scratch);
+    Ok(())
 }
 
 #[inline(always)]
 fn judge(mut scratch: Handle, opener: &End, responder: &End) -> Result<(), u8> {
     let scratch: &mut Scratch = &mut scratch;
     policy::judge(&mut scratch.judged, opener, responder, &scratch.opened, &mut scratch.trace)
+        .map(|audits| scratch.note_audits(audits))
         .map_err(|reason| reason as u8)
 }

@@ -25,7 +25,7 @@ use crate::{
     nat::plain::{self, Link},
     packet, ports,
     scratch::{self, Handle, Scratch},
-    service::{self, Chosen},
+    service::{self, Chosen, Source},
 };
 
 /// Packets from the network, also those in several buffers.
@@ -114,7 +114,7 @@ fn open(ctx: &XdpContext, mut scratch: Handle, length: u16, now_ns: u64) -> Opti
     if service::choose(FrontendScope::External).ok()? != Chosen::LedAway {
         return None;
     }
-    service::take_source().ok()?;
+    service::take_source(Source::Node).ok()?;
     scratch.target = scratch.opened;
     let link = next_hop(ctx, &scratch, length)?;
     scratch.judged = [Judgement::default(); 2]; // neither end is a pod of this node

@@ -30,7 +30,7 @@ impl Packet {
         };
         self.part = Part::Whole;
         self.kind = Kind::Flow;
-        self.tuple.reserved = [0; 3];
+        (self.tuple.beside, self.tuple.reserved) = (0, [0; 2]);
         self.tcp_flags = 0;
         self.l4_len = 8;
         if self.tuple.protocol == protocol::TCP {

@@ -27,6 +27,8 @@ pub(crate) enum Chosen {
     Led = 1,
     /// A backend of another node for a client outside, which must answer by way of this one.
     LedAway = 2,
+    /// A backend with which another flow has the tuple: the source must change.
+    LedBeside = 3,
 }
 
 /// Chooses for the new flow `scratch.sent`, seen in `scope`: into `scratch.backend`, `scratch.opened` and
@@ -34,12 +36,13 @@ pub(crate) enum Chosen {
 ///
 /// # Errors
 /// The number of the drop reason: the client may not use the Service, it has no backend of this node where only those
-/// count, none and the node has no address to refuse from, or every backend that was tried has a flow with the tuple.
+/// count, or none and the node has no address to refuse from.
 #[inline(always)]
 pub(crate) fn choose(scope: FrontendScope) -> Result<Chosen, u8> {
     outcome::decode(choose_backend(scope as u32)).map(|chosen| match chosen {
         1 => Chosen::Led,
         2 => Chosen::LedAway,
+        3 => Chosen::LedBeside,
         _ => Chosen::NoService,
     })
 }
@@ -92,19 +95,22 @@ fn try_choose(frontend: &Frontend, scratch: Handle, is_external: bool) -> Result
     if keeps && let Some(id) = affinity::kept(&client, frontend, now_ns) {
         taken = take(id, is_external);
     }
-    if !taken.is_free() {
+    if taken == Taken::Gone {
         taken = take_any(frontend, &scratch, is_external);
     }
     match taken {
         Taken::Gone if is_local => return Err(DropReason::NoLocalBackend),
         Taken::Gone => return refuse(scratch),
-        Taken::Busy => return Err(DropReason::TupleCollision),
-        Taken::Free | Taken::FreeAway => {}
+        Taken::Busy | Taken::Free | Taken::FreeAway => {}
     }
     if keeps {
         affinity::keep(&client, scratch.backend, now_ns);
     }
-    Ok(if taken == Taken::FreeAway { Chosen::LedAway } else { Chosen::Led })
+    Ok(match taken {
+        Taken::FreeAway => Chosen::LedAway,
+        Taken::Busy => Chosen::LedBeside,
+        Taken::Gone | Taken::Free => Chosen::Led,
+    })
 }
 
 /// What taking a backend came to.
@@ -113,18 +119,11 @@ fn try_choose(frontend: &Frontend, scratch: Handle, is_external: bool) -> Result
 enum Taken {
     /// The backend is not there.
     Gone = 0,
-    /// Another flow has the tuple already.
+    /// It is taken, and another flow has the tuple already.
     Busy = 1,
     Free = 2,
     /// Free, and the client's answer must come by way of this node.
     FreeAway = 3,
-}
-
-impl Taken {
-    #[inline(always)]
-    fn is_free(self) -> bool {
-        matches!(self, Self::Free | Self::FreeAway)
-    }
 }
 
 /// Takes a backend at random, or by the flow's hash where every node must choose alike (Maglev).
@@ -154,7 +153,7 @@ fn take_any(frontend: &Frontend, scratch: &Handle, is_external: bool) -> Taken {
     best
 }
 
-/// Leads the flow to the backend, unless it is gone or another flow has the tuple.
+/// Leads the flow to the backend, unless it is gone.
 #[inline(always)]
 fn take(id: BackendId, is_external: bool) -> Taken {
     match take_backend(id.0, u32::from(is_external)) {

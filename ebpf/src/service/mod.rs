@@ -18,4 +18,4 @@ pub(crate) use choose::{Chosen, choose};
 #[cfg(target_arch = "bpf")]
 pub(crate) use lookup::{takes_new, usable};
 #[cfg(target_arch = "bpf")]
-pub(crate) use source::{masquerades, take_source};
+pub(crate) use source::{Source, masquerades, take_source};

@@ -63,7 +63,7 @@ mod tests {
             src_port: 4000u16.to_be_bytes(),
             dst_port: 30_080u16.to_be_bytes(),
             protocol: 6,
-            reserved: [0; 3],
+            ..Tuple::default()
         };
         // By another implementation, which agrees with the published "test" → 0xba6bd213.
         assert_eq!(flow_hash(&flow), 0xd5ba_0393);

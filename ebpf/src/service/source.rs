@@ -1,5 +1,5 @@
-//! The node's own address as the source of flows: for pods that speak to the world, and for clients outside whose
-//! backend is another node's.
+//! Other sources for flows: the node's own address, for pods that speak to the world and for clients outside whose backend
+//! is another node's; and another port, for a flow whose tuple is another's already.
 
 use aya_ebpf::{
     helpers::generated::bpf_get_prandom_u32,
@@ -39,39 +39,62 @@ pub(crate) fn masquerades(dst: &Addr, is_v4: bool) -> bool {
         && NO_MASQUERADE.get(Key::new(128, *dst)).is_none()
 }
 
-/// Gives the new flow `scratch.opened` the node's address as source, and a port that is free.
+/// The source of a new flow.
+#[derive(Clone, Copy, Eq, PartialEq)]
+#[repr(u32)]
+pub(crate) enum Source {
+    /// As it was sent.
+    Kept = 0,
+    /// The node's address and a port that is free.
+    Node = 1,
+    /// The sender's address, and another port that is free.
+    OtherPort = 2,
+}
+
+/// Gives the new flow `scratch.opened` the source.
 ///
 /// # Errors
-/// The number of [`DropReason::SnatExhausted`].
+/// The number of the drop reason: [`DropReason::SnatExhausted`], or [`DropReason::TupleCollision`] where only the port
+/// may change.
 #[inline(always)]
-pub(crate) fn take_source() -> Result<(), u8> {
-    outcome::decode(choose_source()).map(|_| ())
+pub(crate) fn take_source(source: Source) -> Result<(), u8> {
+    outcome::decode(choose_source(source as u32)).map(|_| ())
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn choose_source() -> u32 {
+extern "C" fn choose_source(source: u32) -> u32 {
     let Some(scratch) = scratch::get() else {
         return DropReason::Malformed as u32;
     };
-    outcome::encode(try_choose_source(scratch).map(|()| 0))
+    let chosen = if source == Source::Node as u32 {
+        choose_node(scratch).ok_or(DropReason::SnatExhausted)
+    } else {
+        choose_free_port(scratch).ok_or(DropReason::TupleCollision)
+    };
+    outcome::encode(chosen.map(|()| 0))
 }
 
 #[inline(always)]
-fn try_choose_source(mut scratch: Handle) -> Result<(), DropReason> {
-    let node = node(scratch.packet.is_v4).ok_or(DropReason::SnatExhausted)?;
-    scratch.opened.src = node.addr;
+fn choose_node(mut scratch: Handle) -> Option<()> {
+    scratch.opened.src = node(scratch.packet.is_v4)?.addr;
+    choose_free_port(scratch)?;
+    ports::note(scratch.opened.protocol, scratch.opened.src_port); // the answers come to it
+    Some(())
+}
+
+#[inline(always)]
+fn choose_free_port(mut scratch: Handle) -> Option<()> {
     for _ in 0..TRIES {
         let has_port = choose_port(&mut scratch);
         if conntrack::is_free() {
-            ports::note(scratch.opened.protocol, scratch.opened.src_port); // the answers come to it
-            return Ok(());
+            return Some(());
         }
         if !has_port {
             break;
         }
     }
-    Err(DropReason::SnatExhausted)
+    None
 }
 
 /// Gives the flow a port at random, as far as its protocol has one that can be rewritten: an SCTP port is under a

@@ -36,6 +36,9 @@ fn a_policy_that_cuts_dns_on_one_node_is_found_in_use_before_it_bites() -> Resul
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         cluster.objects.put(&format!("namespace-{name}"), &object)?;
     }
+    // Another pod has each node's first address, as in the example.
+    let _first =
+        [cluster.pod(1, &PodSpec::new("first-1", "x"))?, cluster.pod(2, &PodSpec::new("first-2", "x"))?];
     let dns =
         |number: u8, name| cluster.pod(number, &spec("kube-system", name, json!({"k8s-app": "kube-dns"})));
     let servers = [dns(1, "coredns-1")?, dns(2, "coredns-2")?];

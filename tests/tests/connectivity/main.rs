@@ -6,6 +6,7 @@ mod agent;
 mod audit;
 mod cycles;
 mod host;
+mod monitor;
 mod mtu;
 mod policy;
 mod reach;

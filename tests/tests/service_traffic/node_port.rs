@@ -1,12 +1,13 @@
 //! Ports of nodes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use sluice_abi::DropReason;
 use sluice_tests::topology::{
     Cluster, OUTSIDE, PATIENCE,
+    namespace::Netns,
     objects::{Conditions, SliceMember},
     traffic::{Connection, Probe, Want},
 };
@@ -32,6 +33,44 @@ fn every_node_leads_every_client_to_the_backends_of_all_nodes() -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[test]
+fn a_client_reaches_one_backend_in_every_way_from_one_port() -> Result<()> {
+    let cluster = Cluster::start(2)?;
+    let world = World::new(&cluster)?;
+    world.route_to(1)?;
+    let [first, _] = world.members();
+    let status = json!({"loadBalancer": {"ingress": crate::BALANCER.map(|ip| json!({"ip": ip}))}});
+    world.serve_with(&json!({"externalIPs": crate::EXTERNAL}), &status, &[first])?;
+    for family in [0, 1] {
+        let at = |ip: IpAddr, port| SocketAddr::new(ip, port);
+        let only = [crate::CLUSTER_IPS, crate::BALANCER, crate::EXTERNAL].map(|ips| ips[family].parse());
+        let [cluster_ip, balancer, external] = only.map(|ip| ip.map(|ip| at(ip, DNS.number)));
+        let node_port = |number| at(cluster.node(number).addresses()[family], DNS.node_port);
+        let outside = [balancer?, external?, node_port(1), node_port(2)];
+        ask_from_one_port(world.outside(), &outside)?;
+        let straight = at(world.backends[0].addresses[family], DNS.target);
+        let inside = [outside.as_slice(), &[cluster_ip?, straight]].concat();
+        for from in world.inside() {
+            ask_from_one_port(from, &inside)?;
+        }
+    }
+    Ok(())
+}
+
+/// Asks all of them from the same port, and wants the answers from where the questions went.
+fn ask_from_one_port(from: &Netns, all: &[SocketAddr]) -> Result<()> {
+    let any = if all[0].is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let ask = |to: &SocketAddr| {
+        let socket = UdpSocket::bind(SocketAddr::new(any, 5000))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.send_to(b"who are you?", to)?;
+        let (_, answered) = socket.recv_from(&mut [0; 64]).with_context(|| format!("the answer of {to}"))?;
+        ensure!(answered == *to, "{to}: {answered} answers");
+        Ok(())
+    };
+    from.enter(|| all.iter().chain(all).try_for_each(ask))
 }
 
 #[test]

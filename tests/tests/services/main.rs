@@ -5,6 +5,7 @@ mod choice;
 mod edge;
 mod errors;
 mod masquerade;
+mod meeting;
 mod refusal;
 mod xdp;
 

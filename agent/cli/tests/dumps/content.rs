@@ -249,7 +249,7 @@ fn put_flow(maps: &Maps, confirmed: bool, opened: Tuple, mut entry: CtEntry) {
 
 fn tuple(src: Addr, src_port: u16, dst: Addr, dst_port: u16, protocol: u8) -> Tuple {
     let (src_port, dst_port) = (src_port.to_be_bytes(), dst_port.to_be_bytes());
-    Tuple { src, dst, src_port, dst_port, protocol, reserved: [0; 3] }
+    Tuple { src, dst, src_port, dst_port, protocol, ..Tuple::default() }
 }
 
 fn drops(maps: &Maps) {
