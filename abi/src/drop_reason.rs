@@ -86,6 +86,9 @@ drop_reasons! {
 impl DropReason {
     /// Places in `COUNTERS`: one more than the highest number, rounded up for reasons to come.
     pub const PLACES: u32 = 64;
+
+    /// The place in `COUNTERS` of flows that a shadow rule set would have dropped; no reason ever has this number.
+    pub const WOULD_DROP: u32 = Self::PLACES - 1;
 }
 
 #[cfg(test)]
@@ -96,7 +99,7 @@ mod tests {
     fn numbers_and_names_are_unique_and_fit() {
         for (index, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(DropReason::from_number(*reason as u8), Some(*reason));
-            assert!((*reason as u32) < DropReason::PLACES);
+            assert!((*reason as u32) < DropReason::WOULD_DROP);
             assert!(!reason.help().is_empty());
             for other in &DropReason::ALL[index + 1..] {
                 assert_ne!(reason.name(), other.name());

@@ -21,6 +21,8 @@ pub mod endpoint_flags {
     pub const HOST: u16 = 1;
     /// An address of the node that takes NodePorts.
     pub const NODE_PORT: u16 = 2;
+    /// The pod has a shadow rule set, at least of one direction.
+    pub const AUDIT: u16 = 4;
 }
 
 /// Value of `ENDPOINTS`: an address that lives on this node. A pod with two addresses has two equal entries.

@@ -42,7 +42,9 @@ pub use drop_reason::DropReason;
 pub use endpoint::{Endpoint, EndpointId, endpoint_flags};
 pub use event::{Counter, DropKey, DropRecord, Event, EventKind, Hook};
 pub use identity::Identity;
-pub use names::{EndpointMeta, IdentityMeta, PolicyKind, PolicyMeta, RuleMeta, RuleSetMeta, ServiceMeta};
+pub use names::{
+    EndpointMeta, IdentityMeta, PolicyKind, PolicyMeta, PolicyMode, RuleMeta, RuleSetMeta, ServiceMeta,
+};
 pub use policy::{Direction, PolicyId, Rule, RuleId, RuleKey, RuleSetId, RuleVerdict};
 pub use ports::{PortUse, Ports};
 pub use service::{
@@ -52,7 +54,7 @@ pub use service::{
 pub use text::Text;
 
 /// Version of every layout and meaning in this crate; part of the pin path (`/sys/fs/bpf/sluice/v<ABI>/`).
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Types whose every bit pattern is a value and that have no padding: safe to view as bytes.
 pub trait Plain: Copy {

@@ -117,10 +117,14 @@ maps! {
     NO_MASQUERADE: LpmTrie<LpmKey<Addr>, u32>, 16_384, NO_PREALLOC;
     /// Sockets of the node's own processes → the Service they asked, for `recvmsg` and `getpeername`.
     SOCKET_PEERS: LruHash<SocketPeerKey, SocketPeer>, 16_384, 0;
-    /// Packets and bytes by drop reason, per CPU; place 0 counts what was forwarded to or from pods.
+    /// Packets and bytes by drop reason, per CPU; place 0 counts what was forwarded to or from pods, the last one flows that
+    /// audited policies would have dropped.
     COUNTERS: PerCpuArray<u32, Counter>, DropReason::PLACES, 0;
     /// Recent drops that look alike, with the rule that caused them.
     DROP_RECORDS: LruHash<DropKey, DropRecord>, 4096, 0;
+    /// What audited policies would have dropped, with the rule that would have: keys and values as in `DROP_RECORDS`, each
+    /// new flow counted once.
+    AUDIT_RECORDS: LruHash<DropKey, DropRecord>, 4096, 0, since 4;
     /// Events for the one that listens; when it is full the newest is lost.
     EVENTS: RingBuf<(), ()>, 262_144, 0;
     /// Until when (`CLOCK_MONOTONIC`, nanoseconds) new flows that are let pass are events, too.

@@ -12,6 +12,16 @@ pub enum PolicyKind {
     ClusterNetworkPolicy = 1,
 }
 
+/// Whether a policy counts.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum PolicyMode {
+    /// It is enforced.
+    Enforce = 0,
+    /// It is judged in shadow rule sets only (`sluice.dev/mode: audit`).
+    Audit = 1,
+}
+
 /// Value of `POLICY_META`, by [`PolicyId`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -22,8 +32,10 @@ pub struct PolicyMeta {
     pub name: Text<256>,
     /// A [`PolicyKind`].
     pub kind: u8,
+    /// A [`PolicyMode`].
+    pub mode: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 6],
 }
 pod!(PolicyMeta, 328);
 

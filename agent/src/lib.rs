@@ -14,6 +14,7 @@
 #![warn(missing_docs)]
 
 pub mod apply;
+pub mod audits;
 pub mod causes;
 pub mod cleanup;
 pub mod config;

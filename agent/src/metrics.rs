@@ -40,6 +40,8 @@ pub struct Metrics {
     forwarded_bytes: Counter,
     dropped_packets: Family<Label, Counter>,
     dropped_bytes: Family<Label, Counter>,
+    would_drop_flows: Counter,
+    would_drop: Family<[(&'static str, String); 1], Counter>,
 }
 
 /// What the agent's state is when somebody asks.
@@ -73,6 +75,8 @@ impl Default for Metrics {
             forwarded_bytes: Counter::default(),
             dropped_packets: Family::default(),
             dropped_bytes: Family::default(),
+            would_drop_flows: Counter::default(),
+            would_drop: Family::default(),
         };
         metrics.registered()
     }
@@ -117,6 +121,16 @@ impl Metrics {
             "Bytes dropped, by reason",
             Unit::Bytes,
             self.dropped_bytes.clone(),
+        );
+        all.register(
+            "would_drop_flows",
+            "Flows let pass that audited policies would have dropped",
+            self.would_drop_flows.clone(),
+        );
+        all.register(
+            "policy_audit_would_drop",
+            "Flows let pass that audited policies would have dropped, by policy, as far as recorded",
+            self.would_drop.clone(),
         );
         self
     }
@@ -172,6 +186,7 @@ impl Metrics {
     /// # Errors
     /// [`MapsError`] when the kernel refuses.
     pub fn set_traffic(&self, counters: &Counters) -> Result<(), MapsError> {
+        self.would_drop_flows.inner().store(counters.would_drop()?, Ordering::Relaxed);
         let forwarded = counters.forwarded()?;
         self.forwarded_packets.inner().store(forwarded.packets, Ordering::Relaxed);
         self.forwarded_bytes.inner().store(forwarded.bytes, Ordering::Relaxed);
@@ -181,6 +196,13 @@ impl Metrics {
             self.dropped_bytes.get_or_create(&label).inner().store(dropped.bytes, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Counts flows that audited policies would have dropped, by policy.
+    pub fn count_would_drop(&self, news: impl IntoIterator<Item = (String, u64)>) {
+        for (policy, flows) in news {
+            self.would_drop.get_or_create(&[("policy", policy)]).inc_by(flows);
+        }
     }
 
     /// Everything, as OpenMetrics text.
@@ -199,6 +221,7 @@ mod tests {
     fn every_name_has_its_prefix_unit_and_help() {
         let metrics = Metrics::default();
         metrics.count_plan(3, true);
+        metrics.count_would_drop([("shop/web".to_owned(), 2)]);
         metrics.plan_seconds.observe(0.003);
         metrics.set_state(&State { ready: true, endpoints: 3, in_force: 2, rejected: 0 });
         metrics.set_entries(&Actual::default());
@@ -211,6 +234,8 @@ mod tests {
             "sluice_endpoints{state=\"waiting\"} 1",
             "sluice_map_capacity{map=\"RULES\"} 524288",
             "sluice_forwarded_bytes_total 0",
+            "sluice_would_drop_flows_total 0",
+            "sluice_policy_audit_would_drop_total{policy=\"shop/web\"} 2",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }

@@ -55,8 +55,22 @@ pub enum Reason {
     Contested,
     /// Another policy of its tier has the same priority.
     Tied,
+    /// The policy is not enforced, as its mode says: what it would drop is reported.
+    Audited,
     /// The pod's interface was not let into the network; the runtime tries again.
     AddRefused,
+}
+
+impl Reason {
+    /// The Event's `type`.
+    const fn kind(self) -> &'static str {
+        match self {
+            Self::Audited => "Normal",
+            Self::NotUnderstood | Self::DoesNotFit | Self::Contested | Self::Tied | Self::AddRefused => {
+                "Warning"
+            }
+        }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -67,6 +81,7 @@ impl fmt::Display for Reason {
             Self::DoesNotFit => "DoesNotFit",
             Self::Contested => "Contested",
             Self::Tied => "Tied",
+            Self::Audited => "Audited",
             Self::AddRefused => "AddRefused",
         })
     }
@@ -152,7 +167,7 @@ fn event(notice: &Notice, regarding: ObjectReference, node: &str) -> Event {
             namespace: Some(regarding.namespace.clone().unwrap_or_else(|| "default".to_owned())),
             ..ObjectMeta::default()
         },
-        type_: Some("Warning".to_owned()),
+        type_: Some(notice.reason.kind().to_owned()),
         reason: Some(notice.reason.to_string()),
         action: Some(ACTION.to_owned()),
         note: Some(note.to_owned()),

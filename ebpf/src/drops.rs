@@ -24,6 +24,10 @@ static DROP_RECORDS: LruHashMap<DropKey, DropRecord> =
     LruHashMap::with_max_entries(maps::DROP_RECORDS.max_entries, maps::DROP_RECORDS.flags);
 
 #[map]
+static AUDIT_RECORDS: LruHashMap<DropKey, DropRecord> =
+    LruHashMap::with_max_entries(maps::AUDIT_RECORDS.max_entries, maps::AUDIT_RECORDS.flags);
+
+#[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(maps::EVENTS.max_entries, maps::EVENTS.flags);
 
 #[map]
@@ -149,9 +153,20 @@ const REPORT_STEP_NS: u64 = 1 << 27;
 /// Notes the drop among those that look like it, and says whether it is worth an event.
 #[inline(never)]
 fn remember(trace: &Trace, tuple: &Tuple, reason: u8, at_ns: u64) -> bool {
-    let mut key = DropKey {
-        peer: tuple.dst,
-        endpoint: trace.endpoint,
+    let mut key = key(trace.endpoint, trace.direction, &tuple.dst, tuple, reason);
+    // Not by a `match` in the initializer: that becomes an offset, which the verifier does not trust.
+    if trace.direction == Direction::Ingress {
+        key.peer = tuple.src;
+    }
+    note(&DROP_RECORDS, &key, trace.rule_set, trace.rule, at_ns)
+}
+
+/// What packets that look alike have in common.
+#[inline(always)]
+fn key(endpoint: EndpointId, direction: Direction, peer: &Addr, tuple: &Tuple, reason: u8) -> DropKey {
+    DropKey {
+        peer: *peer,
+        endpoint,
         // What stands for ports in ICMP is the echo's identifier, and would make a record of every ping.
         port: if matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6) {
             [0; 2]
@@ -159,20 +174,40 @@ fn remember(trace: &Trace, tuple: &Tuple, reason: u8, at_ns: u64) -> bool {
             tuple.dst_port
         },
         protocol: tuple.protocol,
-        direction: trace.direction as u8,
+        direction: direction as u8,
         reason,
         reserved: [0; 3],
-    };
-    // Not by a `match` in the initializer: that becomes an offset, which the verifier does not trust.
-    if trace.direction == Direction::Ingress {
-        key.peer = tuple.src;
     }
-    note(&key, trace.rule_set, trace.rule, at_ns)
+}
+
+/// Counts and reports a flow that is let pass, seen by the hook of `would`, and that the shadow rule set named there would
+/// have dropped.
+#[inline(always)]
+pub(crate) fn would_drop(would: &Trace, peer: &Addr, opened: &Tuple) {
+    count(DropReason::WOULD_DROP, 0);
+    let at_ns = config::now_ns();
+    let reason = denial(would.rule) as u8;
+    let key = key(would.endpoint, would.direction, peer, opened, reason);
+    if note(&AUDIT_RECORDS, &key, would.rule_set, would.rule, at_ns) {
+        report(would, opened, EventKind::WouldDrop, reason, &Origin { at_ns, len_bytes: 0, ifindex: 0 });
+    }
+}
+
+/// Why policy drops, when this is the deciding rule.
+#[inline(always)]
+pub(crate) fn denial(rule: RuleId) -> DropReason {
+    if rule == RuleId::NONE { DropReason::PolicyDenied } else { DropReason::PolicyRuleDenied }
 }
 
 #[inline(always)]
-fn note(key: &DropKey, rule_set: RuleSetId, rule: RuleId, at_ns: u64) -> bool {
-    if let Some(record) = DROP_RECORDS.get_ptr_mut(key) {
+fn note(
+    records: &LruHashMap<DropKey, DropRecord>,
+    key: &DropKey,
+    rule_set: RuleSetId,
+    rule: RuleId,
+    at_ns: u64,
+) -> bool {
+    if let Some(record) = records.get_ptr_mut(key) {
         // SAFETY: a map value; racing increments may lose one, and the exact total is in `COUNTERS`.
         let record = unsafe { &mut *record };
         let is_news = at_ns.wrapping_sub(record.last_seen_ns) > REPORT_STEP_NS;
@@ -184,7 +219,7 @@ fn note(key: &DropKey, rule_set: RuleSetId, rule: RuleId, at_ns: u64) -> bool {
     }
     let record = DropRecord { count: 1, last_seen_ns: at_ns, rule_set, rule };
     // When the LRU has no room the total in `COUNTERS` still counts the drop.
-    let _ = DROP_RECORDS.insert(key, &record, 0);
+    let _ = records.insert(key, &record, 0);
     true
 }
 
@@ -202,7 +237,7 @@ pub(crate) fn record_call(to: &Addr, port: [u8; 2], protocol: u8, reason: DropRe
         reason: reason as u8,
         reserved: [0; 3],
     };
-    note(&key, RuleSetId::NONE, RuleId::NONE, config::now_ns());
+    note(&DROP_RECORDS, &key, RuleSetId::NONE, RuleId::NONE, config::now_ns());
 }
 
 /// When and where a packet was seen, and how long it is.

@@ -5,14 +5,16 @@ use aya_ebpf::{
     maps::{LpmTrie, lpm_trie::Key},
 };
 use sluice_abi::{
-    Addr, Direction, DropReason, Identity, Judgement, Rule, RuleId, RuleKey, RuleSetId, Tuple, maps,
+    Addr, Direction, DropReason, Hook, Identity, Judgement, Rule, RuleKey, RuleSetId, Tuple, endpoint_flags,
+    maps,
 };
 
 use crate::{
     config,
-    drops::Trace,
-    endpoint::{End, EndKind},
+    drops::{self, Trace},
+    endpoint::{self, End, EndKind},
     ipcache,
+    scratch::{self, Scratch},
 };
 
 #[map]
@@ -23,6 +25,8 @@ static RULES: LpmTrie<RuleKey, Rule> = LpmTrie::with_max_entries(maps::RULES.max
 ///
 /// What a pod opens to its own node, or to itself, is nobody's policy. What the node opens never comes here: its own
 /// stack's packets pass `to_pod` unjudged, and any other packet with the node's address was translated to it.
+///
+/// The answer is for [`Scratch::note_audits`].
 #[inline(always)]
 pub(crate) fn judge(
     judged: &mut [Judgement; 2],
@@ -30,22 +34,60 @@ pub(crate) fn judge(
     responder: &End,
     opened: &Tuple,
     trace: &mut Trace,
-) -> Result<(), DropReason> {
+) -> Result<u32, DropReason> {
     let epoch = config::epoch();
     let [ingress, egress] = judged;
+    let mut audits = 0;
     if opener.kind == EndKind::Pod {
         let itself = responder.kind == EndKind::Pod && responder.id == opener.id;
         if responder.kind == EndKind::Host || itself {
-            return Ok(());
+            return Ok(audits);
         }
-        renew(egress, opener, Direction::Egress, &opened.dst, opened, epoch, trace)?;
+        let is_new = renew(egress, opener, Direction::Egress, &opened.dst, opened, epoch, trace)?;
+        if is_new && opener.flags & endpoint_flags::AUDIT != 0 {
+            audits |= AUDITS_OPENER;
+        }
     }
     if responder.kind == EndKind::Pod {
-        renew(ingress, responder, Direction::Ingress, &opened.src, opened, epoch, trace)?;
+        let is_new = renew(ingress, responder, Direction::Ingress, &opened.src, opened, epoch, trace)?;
+        if is_new && responder.flags & endpoint_flags::AUDIT != 0 {
+            audits |= AUDITS_RESPONDER;
+        }
     }
-    Ok(())
+    Ok(audits)
 }
 
+/// Bits of the answer of [`judge`]: which ends have shadow rule sets and were judged now.
+const AUDITS_OPENER: u32 = 1;
+const AUDITS_RESPONDER: u32 = 2;
+
+/// Holds the flow `scratch.audited`, which passes, against the shadow rule sets of ends that [`judge`] named. They never drop.
+///
+/// They are found by the ends' own addresses: a known flow under the node's address is audited at its other end alone.
+#[inline(always)]
+pub(crate) fn audit(scratch: &Scratch) {
+    if scratch.audits != 0 {
+        audit_flow(scratch.audits);
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn audit_flow(audits: u32) -> u32 {
+    let Some(scratch) = scratch::get() else {
+        return 0;
+    };
+    let (hook, opened) = (scratch.trace.hook, &scratch.audited);
+    if audits & AUDITS_OPENER != 0 {
+        audit_end(hook, Direction::Egress, &opened.src, &opened.dst, opened);
+    }
+    if audits & AUDITS_RESPONDER != 0 {
+        audit_end(hook, Direction::Ingress, &opened.dst, &opened.src, opened);
+    }
+    audits
+}
+
+/// Whether the flow had to be judged.
 #[inline(always)]
 fn renew(
     judged: &mut Judgement,
@@ -55,13 +97,13 @@ fn renew(
     opened: &Tuple,
     epoch: u32,
     trace: &mut Trace,
-) -> Result<(), DropReason> {
+) -> Result<bool, DropReason> {
     let rule_set = match direction {
         Direction::Ingress => of.ingress,
         Direction::Egress => of.egress,
     };
     if judged.rule_set == rule_set && judged.epoch == epoch {
-        return Ok(());
+        return Ok(false);
     }
     trace.endpoint = of.id;
     trace.direction = direction;
@@ -70,11 +112,31 @@ fn renew(
     let rule = check(rule_set, trace.identity, opened);
     trace.rule = rule.id;
     if !rule.allows() {
-        let no_rule = rule.id == RuleId::NONE;
-        return Err(if no_rule { DropReason::PolicyDenied } else { DropReason::PolicyRuleDenied });
+        return Err(drops::denial(rule.id));
     }
     *judged = Judgement { rule_set, epoch, rule: rule.id };
-    Ok(())
+    Ok(true)
+}
+
+/// Reports the flow where the shadow rule set of the end that has the address denies it.
+#[inline(never)]
+fn audit_end(hook: Hook, direction: Direction, own: &Addr, peer: &Addr, opened: &Tuple) {
+    let Some(end) = endpoint::local(own) else {
+        return;
+    };
+    let shadow = match direction {
+        Direction::Ingress => end.shadow_ingress,
+        Direction::Egress => end.shadow_egress,
+    };
+    if shadow == RuleSetId::NONE {
+        return;
+    }
+    let identity = ipcache::identity_of(peer);
+    let rule = check(shadow, identity, opened);
+    if !rule.allows() {
+        let would = Trace { hook, direction, endpoint: end.id, identity, rule_set: shadow, rule: rule.id };
+        drops::would_drop(&would, peer, opened);
+    }
 }
 
 /// The deciding rule; one that denies and has no id when none matches.

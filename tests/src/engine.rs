@@ -10,7 +10,7 @@ use sluice_core::{
     diff::{Limits, Rejection, diff},
     object::{NamespacedName, Object, ObjectKey},
     plan::Actual,
-    verdict::{Flow, verdict},
+    verdict::{Answer, Flow, verdict},
 };
 
 use crate::{
@@ -83,8 +83,29 @@ pub trait Engine {
     fn ifindex(&mut self, pod: &Pod) -> u32;
     /// Moves from whatever was in force to the cluster.
     fn load(&mut self, cluster: &Cluster);
-    /// Whether the first packet of a flow passes.
-    fn allows(&mut self, probe: &Probe) -> bool;
+    /// What becomes of the first packet of a flow.
+    fn ask(&mut self, probe: &Probe) -> Fate;
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fate {
+    /// It passes.
+    Passes,
+    /// It passes, and audited policies would drop it.
+    WouldDrop,
+    /// It is dropped.
+    Dropped,
+}
+
+impl Fate {
+    fn of(passes: bool, would_drop: bool) -> Self {
+        match (passes, would_drop) {
+            (true, false) => Self::Passes,
+            (true, true) => Self::WouldDrop,
+            (false, _) => Self::Dropped,
+        }
+    }
 }
 
 /// Runs every row of some corners on the engine; the answer is the number of corners.
@@ -104,8 +125,8 @@ pub fn check(engine: &mut impl Engine, is_wanted: impl Fn(&str) -> bool) -> usiz
 fn run(case: &Case, engine: &mut impl Engine) -> usize {
     let mut cluster = cluster(case, engine);
     engine.load(&cluster);
-    let mut asked = ask(engine, case.name, case.allowed, case.denied);
-    for Then { what, upsert, delete, allowed, denied } in case.then {
+    let mut asked = ask(engine, case.name, [case.allowed, case.audited, case.denied]);
+    for Then { what, upsert, delete, allowed, audited, denied } in case.then {
         for object in upsert.iter().flat_map(|yaml| objects(yaml)) {
             let _ = cluster.apply(Change::Upsert(object));
         }
@@ -113,18 +134,19 @@ fn run(case: &Case, engine: &mut impl Engine) -> usize {
             cluster.apply(Change::Delete(self::key(key))).expect("a deletion");
         }
         engine.load(&cluster);
-        asked += ask(engine, &format!("{}; {what}", case.name), allowed, denied);
+        asked += ask(engine, &format!("{}; {what}", case.name), [allowed, audited, denied]);
     }
     asked
 }
 
-fn ask(engine: &mut impl Engine, row: &str, allowed: &[&str], denied: &[&str]) -> usize {
+/// Asks about the probes that pass, those that pass and would not, and those that do not.
+fn ask(engine: &mut impl Engine, row: &str, probes: [&[&str]; 3]) -> usize {
     let mut asked = 0;
-    for (probes, wanted) in [(allowed, true), (denied, false)] {
+    for (probes, wanted) in probes.into_iter().zip([Fate::Passes, Fate::WouldDrop, Fate::Dropped]) {
         for (text, probe) in
             probes.iter().flat_map(|text| Probe::parse(text).into_iter().map(move |p| (text, p)))
         {
-            assert_eq!(engine.allows(&probe), wanted, "{row}: {text} ({probe:?})");
+            assert_eq!(engine.ask(&probe), wanted, "{row}: {text} ({probe:?})");
             asked += 1;
         }
     }
@@ -147,6 +169,11 @@ fn key(text: &str) -> ObjectKey {
     }
 }
 
+/// The annotations of a row's policy, to stand behind its name, and the rest of its text.
+fn mode(spec: &str) -> (&'static str, &str) {
+    spec.strip_prefix("audit:").map_or(("", spec), |spec| (", annotations: {sluice.dev/mode: audit}", spec))
+}
+
 /// The fixture with the row's policies, and the local pods attached.
 fn cluster(case: &Case, engine: &mut impl Engine) -> Cluster {
     let mut cluster = Cluster::default();
@@ -154,15 +181,16 @@ fn cluster(case: &Case, engine: &mut impl Engine) -> Cluster {
         cluster.apply(Change::Upsert(object)).expect("a sound fixture");
     }
     let policies = case.policies.iter().enumerate().map(|(number, spec)| {
-        let (namespace, spec) =
-            spec.strip_prefix("other:").map_or(("default", *spec), |spec| ("other", spec));
+        let (annotations, spec) = mode(spec);
+        let (namespace, spec) = spec.strip_prefix("other:").map_or(("default", spec), |spec| ("other", spec));
         format!(
-            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p{number}, namespace: {namespace}}}, spec: {spec}}}"
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p{number}, namespace: {namespace}{annotations}}}, spec: {spec}}}"
         )
     });
     let of_cluster = case.cluster.iter().enumerate().map(|(number, spec)| {
+        let (annotations, spec) = mode(spec);
         format!(
-            "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {{name: c{number}}}, spec: {spec}}}"
+            "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {{name: c{number}{annotations}}}, spec: {spec}}}"
         )
     });
     let others = case.objects.iter().map(ToString::to_string);
@@ -233,10 +261,15 @@ impl Engine for Model {
         }
     }
 
-    fn allows(&mut self, probe: &Probe) -> bool {
+    fn ask(&mut self, probe: &Probe) -> Fate {
         let flow =
             Flow { src: probe.src.into(), dst: probe.dst.into(), protocol: probe.protocol, port: probe.port };
-        verdict(&self.actual, &flow).allows()
+        let answer = verdict(&self.actual, &flow);
+        let ways = match &answer {
+            Answer::Direct(judged) => std::slice::from_ref(judged),
+            Answer::Service(_, backends) => backends,
+        };
+        Fate::of(answer.allows(), ways.iter().any(|way| way.would_drop().next().is_some()))
     }
 }
 
@@ -253,6 +286,10 @@ impl Kernel {
     /// Loads the programs.
     pub fn new() -> Self {
         Self { lab: Lab::bare(), devices: BTreeMap::new(), next_port: 10_000 }
+    }
+
+    fn would_drop(&mut self) -> u64 {
+        self.lab.maps().counters.would_drop().expect("the counters")
     }
 }
 
@@ -276,7 +313,7 @@ impl Engine for Kernel {
         apply(&outcome.plan, maps).expect("applying the plan");
     }
 
-    fn allows(&mut self, probe: &Probe) -> bool {
+    fn ask(&mut self, probe: &Probe) -> Fate {
         self.next_port += 1;
         let from = std::net::SocketAddr::new(probe.src, self.next_port);
         let to = std::net::SocketAddr::new(probe.dst, probe.port);
@@ -292,6 +329,8 @@ impl Engine for Kernel {
             Some(pod) => (Hook::FromPod, self.devices[pod.name]),
             None => (Hook::FromNetdev, UPLINK),
         };
-        self.lab.run(hook, ifindex, &packet).action != Action::Drop
+        let before = self.would_drop();
+        let passes = self.lab.run(hook, ifindex, &packet).action != Action::Drop;
+        Fate::of(passes, self.would_drop() > before)
     }
 }

@@ -192,6 +192,20 @@ impl Lab {
         }
     }
 
+    /// Has the pod, which may do everything, audited by these rule sets.
+    ///
+    /// # Panics
+    /// When the map refuses.
+    pub fn shadow(&mut self, pod: &LabPod, ingress: RuleSetId, egress: RuleSetId) {
+        for addr in pod.addrs {
+            let endpoints = &self.maps().endpoints;
+            let found = endpoints.get(&addr.into()).expect("the map").expect("an endpoint");
+            let flags = found.flags | endpoint_flags::AUDIT;
+            let endpoint = Endpoint { shadow_ingress: ingress, shadow_egress: egress, flags, ..found };
+            endpoints.put(&addr.into(), &endpoint).expect("an endpoint");
+        }
+    }
+
     /// Makes an address the node's own.
     ///
     /// # Panics

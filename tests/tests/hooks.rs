@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use sluice_abi::{DropReason, Hook, Identity, Rule, RuleId, RuleSetId, RuleVerdict, protocol};
+use sluice_abi::{
+    Direction, DropKey, DropReason, Hook, Identity, Rule, RuleId, RuleSetId, RuleVerdict, protocol,
+};
 use sluice_tests::{
     lab::{ALLOW_ALL, Action, DENY_ALL, Lab, LabPod, UPLINK, ip},
     packet::{self, Ends},
@@ -263,6 +265,50 @@ fn policy_drops_what_no_rule_allows_and_names_the_rule_set() {
             && record.rule_set == web
             && record.rule == RuleId::NONE)
     );
+}
+
+#[test]
+fn a_shadow_reports_each_flow_that_it_would_drop_and_drops_none() {
+    let mut lab = Lab::new();
+    let (a, b) = (lab.pod(), lab.pod());
+    let deny = RuleSetId(7);
+    lab.rule(deny, Identity::ANY, None, Rule::new(RuleId(44), RuleVerdict::Deny));
+    lab.shadow(&a, RuleSetId::NONE, deny);
+    lab.shadow(&b, DENY_ALL, RuleSetId::NONE);
+    handshake(&lab, &a, &b, b.at(V4, 80), 1000);
+    let record = |lab: &mut Lab, pod: &LabPod, peer: &LabPod, direction: Direction, rule: RuleId| {
+        let reason =
+            if rule == RuleId::NONE { DropReason::PolicyDenied } else { DropReason::PolicyRuleDenied };
+        let key = DropKey {
+            peer: peer.addr(V4).into(),
+            endpoint: pod.id,
+            port: 80u16.to_be_bytes(),
+            protocol: protocol::TCP,
+            direction: direction as u8,
+            reason: reason as u8,
+            reserved: [0; 3],
+        };
+        let record = lab.maps().audit_records.get(&key).expect("the map").expect("a record");
+        (record.count, record.rule_set, record.rule)
+    };
+    let told = |lab: &mut Lab| {
+        let egress = record(lab, &a, &b, Direction::Egress, RuleId(44));
+        (egress, record(lab, &b, &a, Direction::Ingress, RuleId::NONE))
+    };
+    assert_eq!(told(&mut lab), ((1, deny, RuleId(44)), (1, DENY_ALL, RuleId::NONE)));
+    assert_eq!(lab.maps().counters.would_drop().expect("the counters"), 2);
+    // What goes on is judged again after a change, and so it is audited again.
+    lab.move_epoch();
+    for _ in 0..2 {
+        let packet = packet::tcp(a.at(V4, 1000), b.at(V4, 80), "A");
+        assert_eq!(lab.from_pod(&a, &packet).action, Action::Redirect);
+    }
+    assert_eq!(told(&mut lab), ((2, deny, RuleId(44)), (2, DENY_ALL, RuleId::NONE)));
+    // A flow that is dropped at one end is not audited at the other.
+    lab.put_endpoint(&b, DENY_ALL, ALLOW_ALL);
+    assert_eq!(lab.from_pod(&a, &packet::tcp(a.at(V4, 1001), b.at(V4, 80), "S")).action, Action::Drop);
+    assert_eq!(told(&mut lab), ((2, deny, RuleId(44)), (2, DENY_ALL, RuleId::NONE)));
+    assert_eq!(lab.maps().drop_records.count().expect("a count"), 1);
 }
 
 #[test]

@@ -79,6 +79,11 @@ fn passes(lab: &Lab, devices: &[u32], objects: &[Value], probe: &Packet, source_
     lab.run(hook, ifindex, &bytes).action != Action::Drop
 }
 
+/// How many flows audited policies would have dropped.
+fn would_drop(lab: &mut Lab) -> u64 {
+    lab.maps().counters.would_drop().expect("the counters")
+}
+
 /// Whether the packet can be on a wire here: an address of this node's own comes from no device.
 fn is_on_a_wire(objects: &[Value], probe: &Packet) -> bool {
     let own = ["192.168.0.1", "fd99::1"].map(|text| text.parse::<IpAddr>().expect("an address"));
@@ -91,12 +96,14 @@ fn the_loaded_programs_do_what_the_api_says() {
     let cases = std::env::var("SLUICE_POLICY_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(2_000);
     let mut lab = Lab::bare();
     let devices: Vec<u32> = (0..LOCAL).map(|_| lab.device()).collect();
-    let (mut corners, mut asked, mut allowed, mut source_port) = (Corners::new(), 0u64, 0u64, FIRST_PORT);
+    let (mut corners, mut source_port) = (Corners::new(), FIRST_PORT);
+    let (mut asked, mut allowed, mut audited) = (0u64, 0u64, 0u64);
     let mut portless = BTreeSet::new();
     let mut seed = 0;
     while asked < cases {
         let mut chance = Chance::new(seed);
         let objects = world::objects(&mut chance);
+        let enforced = oracle::enforced(&objects);
         load(&mut lab, &devices, &objects);
         let probes: Vec<_> = (0..PACKETS).map(|_| world::packet(&mut chance)).collect();
         for probe in probes.into_iter().filter(|probe| is_on_a_wire(&objects, probe)) {
@@ -107,18 +114,27 @@ fn the_loaded_programs_do_what_the_api_says() {
                 continue;
             }
             source_port = source_port.checked_add(1).unwrap_or(FIRST_PORT);
-            let wanted = flow::allows(&objects, NODE, &probe, &mut corners);
+            let passes_by_api = flow::allows(&enforced, NODE, &probe, &mut corners);
+            let audits = !flow::allows(&objects, NODE, &probe, &mut Corners::new());
+            let wanted = (passes_by_api, passes_by_api && audits);
+            let before = would_drop(&mut lab);
             let found = passes(&lab, &devices, &objects, &probe, source_port);
+            let found = (found, would_drop(&mut lab) > before);
             if found != wanted {
                 let text: Vec<String> = objects.iter().map(Value::to_string).collect();
-                panic!("seed {seed}: {probe:?} passes {found}, by the API {wanted}, in\n{}", text.join("\n"));
+                panic!(
+                    "seed {seed}: {probe:?}: (passes, would drop) {found:?}, by the API {wanted:?}, in\n{}",
+                    text.join("\n")
+                );
             }
             asked += 1;
-            allowed += u64::from(wanted);
+            allowed += u64::from(wanted.0);
+            audited += u64::from(wanted.1);
         }
         seed += 1;
     }
-    eprintln!("{asked} packets in {seed} clusters, {allowed} allowed");
+    eprintln!("{asked} packets in {seed} clusters, {allowed} allowed, {audited} of them would be dropped");
     corners.iter().for_each(|(corner, count)| eprintln!("{count:>9}  {corner}"));
     assert!((asked * 3 / 10..=asked * 7 / 10).contains(&allowed), "{allowed} of {asked} allowed");
+    assert!(audited > asked / 100, "{audited} of {asked} audited");
 }

@@ -116,6 +116,8 @@ enum Policy {
         #[arg(long, value_name = "NAMESPACE/POD")]
         pod: Option<String>,
     },
+    /// What audited policies (`sluice.dev/mode: audit`) would have dropped: policy, pod, peer and port, and why
+    Audit,
     /// Whether a flow passes, by policies in files: no cluster, no root
     Check(offline::Flow),
     /// Why it passes or does not: the rule that decides, else the one that comes closest
@@ -154,6 +156,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Policy(Policy::Dump { pod }) => {
             output::print(format, &policy::dump::answer(&maps()?, pod.as_deref())?)?;
         }
+        Command::Policy(Policy::Audit) => output::print(format, &policy::audit::answer(&maps()?)?)?,
         Command::Policy(Policy::Check(flow)) => return offline::check(format, flow),
         Command::Policy(Policy::Explain(flow)) => return offline::explain(format, flow),
         Command::Policy(Policy::Matrix(cells)) => return offline::cells(format, cells),

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, net::IpAddr};
 
 use serde::Serialize;
 use sluice_abi::{Direction, DropKey, DropReason, DropRecord, EndpointId};
-use sluice_maps::{Maps, MapsError};
+use sluice_maps::{Maps, MapsError, Table};
 
 use crate::{
     clock,
@@ -19,9 +19,10 @@ pub(crate) struct Drops {
     drops: Vec<Row>,
 }
 
+/// Packets that look alike.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Row {
+pub(crate) struct Row {
     reason: String,
     help: &'static str,
     /// Number of the endpoint whose policy or interface it was; 0 when none is known.
@@ -44,12 +45,17 @@ struct Row {
     isolated_by: Isolation,
 }
 
-/// Reads the records, the latest first.
+/// Reads the records of drops, the latest first.
 pub(crate) fn records(maps: &Maps) -> Result<Drops, MapsError> {
+    Ok(Drops { drops: rows(maps, &maps.drop_records)? })
+}
+
+/// Reads records, the latest first.
+pub(crate) fn rows(maps: &Maps, records: &Table<DropKey, DropRecord>) -> Result<Vec<Row>, MapsError> {
     let now = clock::now();
-    let mut found = maps.drop_records.entries()?;
+    let mut found = records.entries()?;
     found.sort_unstable_by_key(|(key, record)| (Reverse(record.last_seen_ns), *key));
-    let row = |(key, record): &(DropKey, DropRecord)| {
+    let row = |(key, record): (DropKey, DropRecord)| {
         let (names, reason) = (Names(maps), DropReason::from_number(key.reason));
         Ok(Row {
             reason: reason
@@ -68,32 +74,47 @@ pub(crate) fn records(maps: &Maps) -> Result<Drops, MapsError> {
             isolated_by: names.isolation(record.rule_set)?,
         })
     };
-    Ok(Drops { drops: found.iter().map(row).collect::<Result<_, _>>()? })
+    found.into_iter().map(row).collect()
 }
 
 impl Answer for Drops {
     fn text(&self) -> String {
         let rows = self.drops.iter().map(|row| {
-            [
-                clock::words(row.last_seen_seconds),
-                row.count.to_string(),
-                row.reason.clone(),
-                output::or_dash(row.pod.as_ref()),
-                packet(row),
-                because(row.rule.as_ref(), &row.isolated_by, row.help),
-            ]
+            let [last_seen, count, pod] = row.seen();
+            [last_seen, count, row.reason.clone(), pod, row.packet(), row.because()]
         });
         output::table(["LAST SEEN", "COUNT", "REASON", "POD", "PACKET", "BECAUSE"], rows)
     }
 }
 
-fn packet(row: &Row) -> String {
-    let peer =
-        row.peer_local.as_ref().map_or_else(|| row.peer.to_string(), |pod| format!("{} ({pod})", row.peer));
-    let word = if row.direction == Direction::Ingress.name() { "from" } else { "to" };
-    match row.port {
-        0 => format!("{word} {peer} {}", row.protocol),
-        port => format!("{word} {peer} {}/{port}", row.protocol),
+impl Row {
+    /// When the last was seen, how many there were, and whose policy it was, in words.
+    pub(crate) fn seen(&self) -> [String; 3] {
+        [clock::words(self.last_seen_seconds), self.count.to_string(), output::or_dash(self.pod.as_ref())]
+    }
+
+    /// The packets, in words.
+    pub(crate) fn packet(&self) -> String {
+        let local = self.peer_local.as_ref();
+        let peer = local.map_or_else(|| self.peer.to_string(), |pod| format!("{} ({pod})", self.peer));
+        let word = if self.direction == Direction::Ingress.name() { "from" } else { "to" };
+        match self.port {
+            0 => format!("{word} {peer} {}", self.protocol),
+            port => format!("{word} {peer} {}/{port}", self.protocol),
+        }
+    }
+
+    /// The policies that a drop is the work of: the rule's, else the audited ones among those that isolate, else all of these.
+    pub(crate) fn blamed(&self) -> Vec<String> {
+        let rule = self.rule.as_ref().and_then(|rule| rule.policy.clone());
+        let Isolation { policies, audited, .. } = &self.isolated_by;
+        let isolating = if audited.is_empty() { policies } else { audited };
+        rule.map_or_else(|| isolating.clone(), |policy| vec![policy])
+    }
+
+    /// What decided, in words.
+    pub(crate) fn because(&self) -> String {
+        because(self.rule.as_ref(), &self.isolated_by, self.help)
     }
 }
 

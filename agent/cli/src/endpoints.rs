@@ -1,6 +1,6 @@
 //! `sluice endpoints`: the pods of this node.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use serde::Serialize;
 use sluice_abi::{Addr, Endpoint, EndpointId, EndpointMeta, RuleSetId, endpoint_flags};
@@ -36,6 +36,11 @@ struct Row {
     in_force: bool,
     ingress: Option<Rules>,
     egress: Option<Rules>,
+    /// What would be in force if audited policies were enforced too, where that is something else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shadow_ingress: Option<Rules>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shadow_egress: Option<Rules>,
 }
 
 #[derive(Debug, Serialize)]
@@ -66,7 +71,7 @@ fn row(maps: &Maps, id: EndpointId, meta: &EndpointMeta) -> Result<Row, MapsErro
     let entries = addresses.iter().map(|addr| maps.endpoints.get(addr)).collect::<Result<Vec<_>, _>>()?;
     let entries: Vec<Endpoint> = entries.into_iter().flatten().filter(|entry| entry.id == id).collect();
     let rules = |set: Option<RuleSetId>| -> Result<Option<Rules>, MapsError> {
-        let Some(set) = set else { return Ok(None) };
+        let Some(set) = set.filter(|set| *set != RuleSetId::NONE) else { return Ok(None) };
         Ok(Some(Rules { rule_set: set.0, isolated_by: Names(maps).isolation(set)? }))
     };
     let [a, b, c, d, e, f] = meta.mac;
@@ -84,6 +89,8 @@ fn row(maps: &Maps, id: EndpointId, meta: &EndpointMeta) -> Result<Row, MapsErro
         addresses: addresses.into_iter().map(IpAddr::from).collect(),
         ingress: rules(entries.first().map(|entry| entry.ingress))?,
         egress: rules(entries.first().map(|entry| entry.egress))?,
+        shadow_ingress: rules(entries.first().map(|entry| entry.shadow_ingress))?,
+        shadow_egress: rules(entries.first().map(|entry| entry.shadow_egress))?,
     })
 }
 
@@ -101,6 +108,7 @@ impl Answer for Endpoints {
                 in_force.to_owned(),
                 side(&row.ingress),
                 side(&row.egress),
+                audited(row),
             ]
         });
         let header = [
@@ -112,7 +120,20 @@ impl Answer for Endpoints {
             "IN FORCE",
             "INGRESS ISOLATED BY",
             "EGRESS ISOLATED BY",
+            "AUDITED",
         ];
         output::table(header, rows)
     }
+}
+
+/// The audited policies that would isolate the pod; of others the shadow's number.
+fn audited(row: &Row) -> String {
+    let shadows = [&row.shadow_ingress, &row.shadow_egress].into_iter().flatten();
+    let names: BTreeSet<String> = shadows
+        .flat_map(|shadow| match shadow.isolated_by.audited.as_slice() {
+            [] => vec![format!("rule set {}", shadow.rule_set)],
+            audited => audited.to_vec(),
+        })
+        .collect();
+    output::list(&names.into_iter().collect::<Vec<_>>())
 }

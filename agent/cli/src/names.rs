@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Serialize;
 use sluice_abi::{
-    Addr, Direction, EndpointId, Identity, PolicyId, PolicyKind, RuleId, RuleSetId, ServiceId,
+    Addr, Direction, EndpointId, Identity, PolicyId, PolicyKind, PolicyMode, RuleId, RuleSetId, ServiceId,
     endpoint_flags, protocol,
 };
 use sluice_maps::{Maps, MapsError};
@@ -23,7 +23,7 @@ pub(crate) struct RuleName {
     pub(crate) id: u32,
     /// Namespace and name of its policy; none when no policy has a say.
     #[serde(skip_serializing_if = "Option::is_none")]
-    policy: Option<String>,
+    pub(crate) policy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     direction: Option<&'static str>,
     /// Its index in the policy's list of that direction, from 0.
@@ -45,6 +45,9 @@ impl fmt::Display for RuleName {
 pub(crate) struct Isolation {
     /// Namespace and name of each, as many as are recorded.
     pub(crate) policies: Vec<String>,
+    /// Those of them that are audited.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) audited: Vec<String>,
     /// How many there are.
     pub(crate) total: u16,
 }
@@ -133,9 +136,22 @@ impl Names<'_> {
     pub(crate) fn isolation(self, id: RuleSetId) -> Result<Isolation, MapsError> {
         let Some(meta) = self.0.rule_set_meta.get(&id)? else { return Ok(Isolation::default()) };
         let recorded = meta.policies.iter().take(usize::from(meta.policy_count));
-        let mut policies = recorded.map(|policy| self.policy(*policy)).collect::<Result<Vec<_>, _>>()?;
+        let (mut policies, mut audited) = (Vec::new(), Vec::new());
+        for policy in recorded {
+            let name = self.policy(*policy)?;
+            if self.is_audited(*policy)? {
+                audited.push(name.clone());
+            }
+            policies.push(name);
+        }
         policies.sort_unstable();
-        Ok(Isolation { policies, total: meta.policy_count })
+        audited.sort_unstable();
+        Ok(Isolation { policies, audited, total: meta.policy_count })
+    }
+
+    /// Whether a policy is audited; one that is unknown is not.
+    fn is_audited(self, id: PolicyId) -> Result<bool, MapsError> {
+        Ok(self.0.policy_meta.get(&id)?.is_some_and(|meta| meta.mode == PolicyMode::Audit as u8))
     }
 }
 

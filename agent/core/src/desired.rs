@@ -46,7 +46,7 @@ impl fmt::Debug for Digest {
 /// Everything the maps of one node shall hold.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct DesiredState {
-    /// Rule sets of this node's pods.
+    /// Rule sets of this node's pods, shadow ones among them.
     pub rule_sets: BTreeMap<Digest, Arc<RuleSet>>,
     /// Classes of addresses that the rule sets tell apart.
     pub classes: BTreeMap<Digest, Arc<Class>>,
@@ -60,6 +60,8 @@ pub struct DesiredState {
     pub interfaces: BTreeMap<EndpointId, LocalEndpoint>,
     /// ClusterNetworkPolicies that share a place in their tier: they are asked in the order of their names.
     pub ties: BTreeMap<(Tier, u16), BTreeSet<String>>,
+    /// The policies of the cluster that are audited: they count in shadow rule sets only.
+    pub audited: BTreeSet<PolicyName>,
     /// Services that have frontends.
     pub services: BTreeMap<NamespacedName, Arc<DesiredService>>,
     /// Frontends that several Services ask for: the first by name has it, and the others go without.
@@ -84,6 +86,8 @@ pub enum DesiredEndpoint {
         id: EndpointId,
         /// Its rule sets, by [`Direction`].
         rule_sets: [Digest; 2],
+        /// Those that would be in force if audited policies were enforced too, by [`Direction`], where they differ.
+        shadows: [Option<Digest>; 2],
     },
 }
 

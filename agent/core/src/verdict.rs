@@ -104,6 +104,13 @@ impl Judged {
     pub fn allows(&self) -> bool {
         [self.egress, self.ingress].iter().flatten().all(Judgement::allows)
     }
+
+    /// The judgements of which the shadow denies what passes: what the programs report and let pass.
+    pub fn would_drop(&self) -> impl Iterator<Item = &Judgement> {
+        let denies = |judgement: &&Judgement| judgement.shadow.is_some_and(|shadow| !shadow.allows());
+        let passes = self.allows();
+        [&self.egress, &self.ingress].into_iter().flatten().filter(move |one| passes && denies(one))
+    }
 }
 
 /// One side's judgement.
@@ -117,6 +124,24 @@ pub struct Judgement {
     pub peer: Identity,
     /// The rule that matched.
     pub rule: Option<Rule>,
+    /// What audited policies would make of it, where there are any.
+    pub shadow: Option<Shadow>,
+}
+
+/// What a shadow rule set says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Shadow {
+    /// Which one.
+    pub rule_set: RuleSetId,
+    /// The rule that matched.
+    pub rule: Option<Rule>,
+}
+
+impl Shadow {
+    /// Whether it would let pass.
+    pub fn allows(&self) -> bool {
+        self.rule.is_some_and(|rule| rule.allows())
+    }
 }
 
 impl Judgement {
@@ -145,22 +170,28 @@ fn judged(actual: &Actual, flow: &Flow) -> Judged {
     // A pod and its own node, and a pod and itself, always reach each other (DESIGN, promise 5).
     let own_node = is_host(src) || is_host(dst);
     let itself = src.zip(dst).is_some_and(|(src, dst)| src.id == dst.id);
-    let judgement = |endpoint: &Endpoint, rule_set: RuleSetId, peer: Addr| Judgement {
+    let by_policy = !own_node && !itself;
+    let judge = |rule_set, peer| actual.judge(rule_set, peer, flow.protocol, flow.port);
+    let judgement = |endpoint: &Endpoint, [rule_set, shadow]: [RuleSetId; 2], peer: Addr| Judgement {
         endpoint: endpoint.id,
         rule_set,
         peer: actual.identity_of(peer),
-        rule: if own_node || itself {
-            Some(Rule::new(RuleId::OWN_NODE, RuleVerdict::Allow))
+        rule: if by_policy {
+            judge(rule_set, peer)
         } else {
-            actual.judge(rule_set, peer, flow.protocol, flow.port)
+            Some(Rule::new(RuleId::OWN_NODE, RuleVerdict::Allow))
         },
+        shadow: (by_policy && shadow != RuleSetId::NONE)
+            .then(|| Shadow { rule_set: shadow, rule: judge(shadow, peer) }),
     };
     let pod = |endpoint: Option<&Endpoint>| endpoint.filter(|_| !is_host(endpoint)).copied();
     Judged {
         dst: flow.dst,
         port: flow.port,
-        egress: pod(src).map(|endpoint| judgement(&endpoint, endpoint.egress, flow.dst)),
-        ingress: pod(dst).map(|endpoint| judgement(&endpoint, endpoint.ingress, flow.src)),
+        egress: pod(src)
+            .map(|endpoint| judgement(&endpoint, [endpoint.egress, endpoint.shadow_egress], flow.dst)),
+        ingress: pod(dst)
+            .map(|endpoint| judgement(&endpoint, [endpoint.ingress, endpoint.shadow_ingress], flow.src)),
     }
 }
 

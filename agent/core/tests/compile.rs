@@ -100,10 +100,18 @@ fn dump(desired: &DesiredState) -> String {
         match endpoint {
             DesiredEndpoint::Host { takes_node_ports: true } => writeln!(text, "  {addr} host, node ports"),
             DesiredEndpoint::Host { takes_node_ports: false } => writeln!(text, "  {addr} host"),
-            DesiredEndpoint::Pod { id, rule_sets } => {
+            DesiredEndpoint::Pod { id, rule_sets, shadows } => {
                 let pod = desired.interfaces[id].pod_name();
                 let numbers = rule_sets.map(|set| number(&mut sets, set));
-                writeln!(text, "  {addr} {pod} ingress set {} egress set {}", numbers[0], numbers[1])
+                write!(text, "  {addr} {pod} ingress set {} egress set {}", numbers[0], numbers[1])
+                    .expect("a string");
+                for (direction, shadow) in Direction::ALL.iter().zip(shadows) {
+                    if let Some(shadow) = shadow {
+                        let number = number(&mut sets, *shadow);
+                        write!(text, " shadow {} set {number}", direction.name()).expect("a string");
+                    }
+                }
+                writeln!(text)
             }
         }
         .expect("a string");
@@ -116,6 +124,9 @@ fn dump(desired: &DesiredState) -> String {
         let class =
             class.map_or_else(|| "nothing known".to_owned(), |class| desired.classes[&class].to_string());
         writeln!(text, "  {prefix} {class}").expect("a string");
+    }
+    for policy in &desired.audited {
+        writeln!(text, "audited {policy}").expect("a string");
     }
     dump_node(desired, &mut text);
     dump_services(desired, &mut text);

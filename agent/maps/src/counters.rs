@@ -39,6 +39,14 @@ impl Counters {
         self.place(reason as u32)
     }
 
+    /// Flows that were let pass and that a shadow rule set would have dropped, since the map was made.
+    ///
+    /// # Errors
+    /// [`MapsError::Get`] when the kernel refuses.
+    pub fn would_drop(&self) -> Result<u64, MapsError> {
+        Ok(self.place(DropReason::WOULD_DROP)?.packets)
+    }
+
     fn place(&self, index: u32) -> Result<Counter, MapsError> {
         let refused = |source| MapsError::Get { map: self.spec.name, key: index.to_string(), source };
         let cpus = nr_cpus().map_err(|(_, source)| refused(source))?;

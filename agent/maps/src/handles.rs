@@ -115,6 +115,8 @@ handles! {
     pub counters: Counters = COUNTERS;
     /// `DROP_RECORDS`.
     pub drop_records: Table<DropKey, DropRecord> = DROP_RECORDS;
+    /// `AUDIT_RECORDS`.
+    pub audit_records: Table<DropKey, DropRecord> = AUDIT_RECORDS;
     /// `EVENTS`.
     pub(crate) ring: Ring = EVENTS;
     /// `FLOW_EVENTS`.

@@ -155,7 +155,7 @@ fn backend(addr: Addr) -> Backend {
 
 fn policy(name: &str) -> PolicyMeta {
     let kind = PolicyKind::NetworkPolicy as u8;
-    PolicyMeta { namespace: Text::new("shop"), name: Text::new(name), kind, reserved: [0; 7] }
+    PolicyMeta { namespace: Text::new("shop"), name: Text::new(name), kind, mode: 0, reserved: [0; 6] }
 }
 
 fn rule_meta() -> RuleMeta {

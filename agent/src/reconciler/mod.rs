@@ -30,6 +30,7 @@ use sluice_core::{
     cluster::{Change, LocalEndpoint},
     compile::Compiler,
     diff::{Differ, Limits, Outcome},
+    object::PolicyName,
     plan::{Actual, Entry, Key, Plan, Step},
 };
 use sluice_maps::{Maps, MapsError};
@@ -43,6 +44,7 @@ use uplinks::Uplinks;
 
 use crate::{
     apply::{ApplyError, apply, read_actual},
+    audits::Audits,
     causes::Causes,
     datapath::{CgroupRoot, Datapath, Served, SuccessionError, Swept, purge, sweep},
     health_checks::HealthChecks,
@@ -124,6 +126,9 @@ pub struct Reconciler {
     uplinks: Uplinks,
     /// What the last diff left out, in words: each is told once.
     rejected: BTreeSet<String>,
+    /// The policies that were audited when that was told last.
+    audited: BTreeSet<PolicyName>,
+    audits: Audits,
     published: watch::Sender<Published>,
     notices: mpsc::Sender<Notice>,
     /// What is told once the source has told everything: before that it is not known who is concerned.
@@ -176,6 +181,8 @@ impl Reconciler {
             addresses: Addresses::new(),
             uplinks: Uplinks::default(),
             rejected: BTreeSet::new(),
+            audited: BTreeSet::new(),
+            audits: Audits::default(),
             published,
             notices,
             held_back: Vec::new(),
@@ -385,6 +392,7 @@ impl Reconciler {
         let (desired, changes) = self.compiler.desired_changes();
         let Outcome { mut plan, rejected, in_force } = self.differ.plan(desired, &changes, &self.actual);
         self.tell_rejected(&rejected);
+        self.tell_audited();
         // Everything is in force before the first wait for readers; nobody has to wait for the clearing up after it.
         let is_grace = |step: &Step| matches!(step, Step::Grace);
         let clearing_up = plan.split_off(plan.iter().position(is_grace).unwrap_or(plan.len()));
@@ -441,6 +449,10 @@ impl Reconciler {
         self.metrics.set_entries(&self.actual);
         if let Err(error) = self.metrics.set_traffic(&self.datapath.maps().counters) {
             warn!(error = %Causes(&error), "packets not counted");
+        }
+        match self.audits.news(self.datapath.maps(), &self.actual) {
+            Ok(news) => self.metrics.count_would_drop(news),
+            Err(error) => warn!(error = %Causes(&error), "audits not counted"),
         }
         self.metrics.text()
     }

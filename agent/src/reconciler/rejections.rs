@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use sluice_core::{
     cluster::{RejectedObject, Selection},
     diff::Rejection,
-    object::ObjectKey,
+    object::{ObjectKey, PolicyName},
 };
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::{debug, error, info, warn};
@@ -91,6 +91,25 @@ impl Reconciler {
         nodes.into_iter().filter(|node| !node.is_empty()).collect()
     }
 
+    /// Tells which policies are audited now, and which no longer, as far as that differs from before.
+    pub(super) fn tell_audited(&mut self) {
+        let audited = self.compiler.cluster().audited();
+        if *audited == self.audited {
+            return;
+        }
+        let before = std::mem::replace(&mut self.audited, audited.clone());
+        for policy in before.difference(&self.audited) {
+            info!(%policy, "policy no longer audited");
+        }
+        let new: Vec<PolicyName> = self.audited.difference(&before).cloned().collect();
+        for policy in new {
+            info!(%policy, "policy audited: not enforced, what it would drop is counted");
+            let note = "audited, not enforced: `sluice policy audit` on the pods' nodes says what it would have dropped";
+            let (regarding, note) = (ObjectKey::from(policy), note.to_owned());
+            self.tell_of_all(Notice { regarding, reason: Reason::Audited, note });
+        }
+    }
+
     /// Tells what does not fit now, as far as it differs from before.
     pub(super) fn tell_rejected(&mut self, rejected: &[Rejection]) {
         let rejected: BTreeMap<String, &Rejection> =
@@ -105,6 +124,9 @@ impl Reconciler {
             } else if matches!(rejection, Rejection::Tied { .. }) {
                 warn!(rejection = words, "the order of policies is not said: their names decide");
                 Reason::Tied
+            } else if matches!(rejection, Rejection::Audit { .. }) {
+                error!(rejection = words, "does not fit: nothing is audited, what is enforced stays");
+                Reason::DoesNotFit
             } else if matches!(rejection, Rejection::Table { .. }) {
                 warn!(rejection = words, "does not fit: served all the same");
                 Reason::DoesNotFit
@@ -126,8 +148,14 @@ impl Reconciler {
     fn concerned(&self, rejection: &Rejection) -> Vec<ObjectKey> {
         let node = || vec![ObjectKey::Node(self.topology.node().to_owned())];
         match rejection {
-            Rejection::RuleSet { policies, .. } if policies.is_empty() => node(),
-            Rejection::RuleSet { policies, .. } => policies.iter().cloned().map(ObjectKey::from).collect(),
+            Rejection::RuleSet { policies, .. } | Rejection::Audit { policies, .. }
+                if policies.is_empty() =>
+            {
+                node()
+            }
+            Rejection::RuleSet { policies, .. } | Rejection::Audit { policies, .. } => {
+                policies.iter().cloned().map(ObjectKey::from).collect()
+            }
             Rejection::Tied { policies, .. } => {
                 policies.iter().cloned().map(ObjectKey::ClusterNetworkPolicy).collect()
             }

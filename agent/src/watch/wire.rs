@@ -17,7 +17,7 @@ use serde::{
 use serde_json::{Value, json, value::RawValue};
 use sluice_core::object::{
     ClusterNetworkPolicy, ClusterNetworkPolicyRule, ClusterNetworkPolicySubject, EndpointSlice,
-    LabelSelector, Namespace, NamespacedName, NetworkPolicy, Node, Object, ObjectKey, Pod, Service,
+    LabelSelector, MODE, Namespace, NamespacedName, NetworkPolicy, Node, Object, ObjectKey, Pod, Service,
 };
 
 /// A kind that is watched.
@@ -187,10 +187,16 @@ fn closed_policy(text: &str) -> Option<Object> {
     let pod_selector = if selector.is_some() { spec["podSelector"].clone() } else { json!({}) };
     let policy_types = types.unwrap_or_else(|| vec!["Ingress".to_owned(), "Egress".to_owned()]);
     let closed = json!({
-        "metadata": {"name": names["name"], "namespace": names["namespace"]},
+        "metadata": {"name": names["name"], "namespace": names["namespace"], "annotations": mode(names)},
         "spec": {"podSelector": pod_selector, "policyTypes": policy_types},
     });
     serde_json::from_value(closed).ok().map(Object::NetworkPolicy)
+}
+
+/// The annotation that says whether a policy is enforced: what cannot be read of one that is audited cuts nobody off.
+fn mode(metadata: &Value) -> Value {
+    let mode = metadata["annotations"][MODE].as_str();
+    mode.map_or_else(|| json!({}), |mode| json!({MODE: mode}))
 }
 
 /// A policy of which what cannot be read is left out: sluice-core closes what then is missing in a rule, and a list of
@@ -228,7 +234,7 @@ fn closed_cluster_policy(text: &str) -> Option<Object> {
             }
         }
     }
-    let closed = json!({"metadata": {"name": names["name"]}, "spec": spec});
+    let closed = json!({"metadata": {"name": names["name"], "annotations": mode(names)}, "spec": spec});
     serde_json::from_value(closed).ok().map(Object::ClusterNetworkPolicy)
 }
 

@@ -47,12 +47,14 @@ pub(crate) enum Way {
 /// # Errors
 /// The number of the drop reason.
 #[inline(always)]
-pub(crate) fn pass(ctx: &TcContext, place: Place) -> Result<Way, u8> {
-    outcome::decode(match pass_flow(ctx.skb.skb, place as u32) {
+pub(crate) fn pass(ctx: &TcContext, mut scratch: Handle, place: Place) -> Result<Way, u8> {
+    scratch.audits = 0;
+    let way = outcome::decode(match pass_flow(ctx.skb.skb, place as u32) {
         NEW => open_flow(ctx.skb.skb, place as u32),
         code => code,
-    })
-    .map(|way| match way {
+    })?;
+    policy::audit(&scratch);
+    Ok(match way {
         0 => Way::On,
         1 => Way::Stack,
         _ => Way::NotOurs,
@@ -118,7 +120,10 @@ fn try_pass(ctx: &TcContext, mut scratch: Handle, place: u32) -> Result<Option<W
     {
         let scratch: &mut Scratch = &mut scratch;
         policy::judge(found.judged(), &opener, &responder, &scratch.opened, &mut scratch.trace)
-            .and_then(|()| found.advance(&scratch.opened, scratch.packet.tcp_flags, now_ns))
+            .and_then(|audits| {
+                scratch.note_audits(audits);
+                found.advance(&scratch.opened, scratch.packet.tcp_flags, now_ns)
+            })
             .map_err(|reason| reason as u8)?;
     }
     if is_reply {
@@ -328,13 +333,17 @@ pub(crate) fn pass_host(ctx: &TcContext, mut scratch: Handle) -> Result<(), u8> 
 pub(crate) fn judge_alone(mut scratch: Handle) -> Result<(), u8> {
     scratch.judged = [Judgement::default(); 2];
     scratch.opened = scratch.packet.tuple;
+    scratch.audits = 0;
     let (opener, responder) = (pod(scratch.src), scratch.dst);
-    judge(scratch, &opener, &responder)
+    judge(scratch, &opener, &responder)?;
+    policy::audit(&scratch);
+    Ok(())
 }
 
 #[inline(always)]
 fn judge(mut scratch: Handle, opener: &End, responder: &End) -> Result<(), u8> {
     let scratch: &mut Scratch = &mut scratch;
     policy::judge(&mut scratch.judged, opener, responder, &scratch.opened, &mut scratch.trace)
+        .map(|audits| scratch.note_audits(audits))
         .map_err(|reason| reason as u8)
 }

@@ -88,7 +88,7 @@ fn way(ctx: &TcContext, mut scratch: Handle) -> Result<Way, u8> {
         if scratch.dst.kind == EndKind::Host && !ports::lead_in(&scratch.packet.tuple) {
             return Ok(Way::NotOurs);
         }
-        return flow::pass(ctx, Place::Network);
+        return flow::pass(ctx, scratch, Place::Network);
     }
     scratch.sent = scratch.packet.tuple;
     if icmp::related(ctx)? {

@@ -62,7 +62,7 @@ fn try_from_pod(ctx: &TcContext, mut scratch: Handle) -> Result<i32, u8> {
             flow::judge_alone(scratch)?;
         }
     } else {
-        way = flow::pass(ctx, Place::Pod)?;
+        way = flow::pass(ctx, scratch, Place::Pod)?;
     }
     if scratch.packet.tuple.dst != scratch.sent.dst {
         destination = endpoint::local(&scratch.packet.tuple.dst);

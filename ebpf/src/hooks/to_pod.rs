@@ -72,7 +72,7 @@ fn try_to_pod(ctx: &TcContext, mut scratch: Handle) -> Result<(), u8> {
     if scratch.packet.kind == Kind::IcmpError {
         return if icmp::related(ctx)? { Ok(()) } else { flow::judge_alone(scratch) };
     }
-    flow::pass(ctx, Place::Stack).map(|_| ())
+    flow::pass(ctx, scratch, Place::Stack).map(|_| ())
 }
 
 /// The pod behind the interface, for whose address the packet must be.

@@ -1,6 +1,6 @@
 //! What changes while policies are in force.
 
-use super::{Case, ROW, Then, WEB_TO_DB};
+use super::{Case, ROW, STEP, Then, WEB_TO_DB};
 
 /// The rows.
 pub(super) const CASES: &[Case] = &[
@@ -15,18 +15,17 @@ pub(super) const CASES: &[Case] = &[
                 upsert: &[
                     "{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: default, uid: uid-default-web, labels: {app: job}}, spec: {nodeName: node, containers: [{name: c, ports: [{name: sql, containerPort: 5432}]}]}, status: {phase: Running, podIPs: [{ip: 10.1.0.1}, {ip: 'fd01::1'}]}}",
                 ],
-                delete: &[],
                 allowed: &["far > db tcp/80"],
                 denied: &["web > db tcp/80"],
+                ..STEP
             },
             Then {
                 what: "and is again",
                 upsert: &[
                     "{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: default, uid: uid-default-web, labels: {app: web}}, spec: {nodeName: node, containers: [{name: c, ports: [{name: sql, containerPort: 5432}]}]}, status: {phase: Running, podIPs: [{ip: 10.1.0.1}, {ip: 'fd01::1'}]}}",
                 ],
-                delete: &[],
                 allowed: &["web > db tcp/80"],
-                denied: &[],
+                ..STEP
             },
         ],
         ..ROW
@@ -40,9 +39,9 @@ pub(super) const CASES: &[Case] = &[
             upsert: &[
                 "{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: default, uid: uid-default-web, labels: {app: db}}, spec: {nodeName: node, containers: [{name: c, ports: [{name: sql, containerPort: 5432}]}]}, status: {phase: Running, podIPs: [{ip: 10.1.0.1}, {ip: 'fd01::1'}]}}",
             ],
-            delete: &[],
             allowed: &["far > web tcp/80"],
             denied: &["job > web tcp/1", "job > web tcp/80"],
+            ..STEP
         }],
         ..ROW
     },
@@ -58,16 +57,14 @@ pub(super) const CASES: &[Case] = &[
                 upsert: &[
                     "{apiVersion: v1, kind: Namespace, metadata: {name: other, labels: {team: green}}}",
                 ],
-                delete: &[],
-                allowed: &[],
                 denied: &["other/web > db tcp/1", "other/far > db tcp/1"],
+                ..STEP
             },
             Then {
                 what: "and returns",
                 upsert: &["{apiVersion: v1, kind: Namespace, metadata: {name: other, labels: {team: blue}}}"],
-                delete: &[],
                 allowed: &["other/far > db tcp/1"],
-                denied: &[],
+                ..STEP
             },
         ],
         ..ROW
@@ -79,17 +76,16 @@ pub(super) const CASES: &[Case] = &[
         then: &[
             Then {
                 what: "one goes",
-                upsert: &[],
                 delete: &["NetworkPolicy default/p1"],
                 allowed: &["job > web tcp/1", "web > db tcp/80"],
                 denied: &["job > db tcp/1"],
+                ..STEP
             },
             Then {
                 what: "the other goes",
-                upsert: &[],
                 delete: &["NetworkPolicy default/p0"],
                 allowed: &["job > db tcp/1", "203.0.113.9 > db udp/1"],
-                denied: &[],
+                ..STEP
             },
         ],
         ..ROW
@@ -105,18 +101,18 @@ pub(super) const CASES: &[Case] = &[
                 upsert: &[
                     "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p0, namespace: default}, spec: {podSelector: {matchLabels: {app: db}}, ingress: [{ports: [{port: 81}]}]}}",
                 ],
-                delete: &[],
                 allowed: &["web > db tcp/81", "job > db tcp/81"],
                 denied: &["web > db tcp/80"],
+                ..STEP
             },
             Then {
                 what: "another selection",
                 upsert: &[
                     "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p0, namespace: default}, spec: {podSelector: {matchLabels: {app: job}}}}",
                 ],
-                delete: &[],
                 allowed: &["job > db tcp/1"],
                 denied: &["web > job tcp/1"],
+                ..STEP
             },
         ],
         ..ROW
@@ -131,26 +127,18 @@ pub(super) const CASES: &[Case] = &[
                 upsert: &[
                     "{apiVersion: v1, kind: Pod, metadata: {name: far, namespace: default, uid: uid-default-far, labels: {app: web}}, spec: {nodeName: node2, containers: [{name: c, ports: [{name: sql, containerPort: 5432}]}]}, status: {phase: Succeeded, podIPs: [{ip: 10.1.2.1}, {ip: 'fd02::1'}]}}",
                 ],
-                delete: &[],
-                allowed: &[],
                 denied: &["far > db tcp/80"],
+                ..STEP
             },
             Then {
                 what: "another has its address",
                 upsert: &[
                     "{apiVersion: v1, kind: Pod, metadata: {name: far2, namespace: default, uid: uid-default-far2, labels: {app: web}}, spec: {nodeName: node2, containers: [{name: c, ports: [{name: sql, containerPort: 5432}]}]}, status: {phase: Running, podIPs: [{ip: 10.1.2.1}, {ip: 'fd02::1'}]}}",
                 ],
-                delete: &[],
                 allowed: &["far > db tcp/80"],
-                denied: &[],
+                ..STEP
             },
-            Then {
-                what: "and goes",
-                upsert: &[],
-                delete: &["Pod default/far2"],
-                allowed: &[],
-                denied: &["far > db tcp/80"],
-            },
+            Then { what: "and goes", delete: &["Pod default/far2"], denied: &["far > db tcp/80"], ..STEP },
         ],
         ..ROW
     },
@@ -163,9 +151,9 @@ pub(super) const CASES: &[Case] = &[
             upsert: &[
                 "{apiVersion: v1, kind: Pod, metadata: {name: db, namespace: default, uid: uid-default-db, labels: {app: db}}, spec: {nodeName: node, containers: [{name: c, ports: [{name: sql, containerPort: 7}]}]}, status: {phase: Running, podIPs: [{ip: 10.1.0.2}, {ip: 'fd01::2'}]}}",
             ],
-            delete: &[],
             allowed: &["web > db tcp/7"],
             denied: &["web > db tcp/5432"],
+            ..STEP
         }],
         ..ROW
     },

@@ -1,6 +1,6 @@
 //! ClusterNetworkPolicy: what changes while policies are in force.
 
-use super::{Case, ROW, Then};
+use super::{Case, ROW, STEP, Then};
 
 /// The rows.
 pub(super) const CASES: &[Case] = &[
@@ -13,34 +13,32 @@ pub(super) const CASES: &[Case] = &[
                 upsert: &[
                     "{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: c9}, spec: {tier: Admin, priority: 1, subject: {pods: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: default}}, podSelector: {matchLabels: {app: db}}}}, ingress: [{action: Deny, from: [{pods: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: default}}, podSelector: {matchLabels: {app: web}}}}]}]}}",
                 ],
-                delete: &[],
                 allowed: &["job > db tcp/1"],
                 denied: &["web > db tcp/1"],
+                ..STEP
             },
             Then {
                 what: "its action changes",
                 upsert: &[
                     "{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: c9}, spec: {tier: Admin, priority: 1, subject: {pods: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: default}}, podSelector: {matchLabels: {app: db}}}}, ingress: [{action: Accept, from: [{pods: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: default}}, podSelector: {matchLabels: {app: web}}}}]}]}}",
                 ],
-                delete: &[],
                 allowed: &["web > db tcp/1"],
-                denied: &[],
+                ..STEP
             },
             Then {
                 what: "its subject changes",
                 upsert: &[
                     "{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: c9}, spec: {tier: Admin, priority: 1, subject: {pods: {podSelector: {matchLabels: {app: job}}}}, ingress: [{action: Deny, from: [{pods: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: default}}, podSelector: {matchLabels: {app: web}}}}]}]}}",
                 ],
-                delete: &[],
                 allowed: &["web > db tcp/1"],
                 denied: &["web > job tcp/1"],
+                ..STEP
             },
             Then {
                 what: "it goes",
-                upsert: &[],
                 delete: &["ClusterNetworkPolicy c9"],
                 allowed: &["web > job tcp/1"],
-                denied: &[],
+                ..STEP
             },
         ],
         ..ROW
@@ -58,18 +56,16 @@ pub(super) const CASES: &[Case] = &[
                 upsert: &[
                     "{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: c1}, spec: {tier: Admin, priority: 0, subject: {pods: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: default}}, podSelector: {matchLabels: {app: db}}}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}}",
                 ],
-                delete: &[],
-                allowed: &[],
                 denied: &["web > db tcp/1"],
+                ..STEP
             },
             Then {
                 what: "and becomes a Baseline policy",
                 upsert: &[
                     "{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: c1}, spec: {tier: Baseline, priority: 0, subject: {pods: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: default}}, podSelector: {matchLabels: {app: db}}}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}}",
                 ],
-                delete: &[],
                 allowed: &["web > db tcp/1"],
-                denied: &[],
+                ..STEP
             },
         ],
         ..ROW
@@ -83,9 +79,9 @@ pub(super) const CASES: &[Case] = &[
         then: &[Then {
             what: "the namespace changes",
             upsert: &["{apiVersion: v1, kind: Namespace, metadata: {name: other, labels: {team: green}}}"],
-            delete: &[],
             allowed: &["other/web > 203.0.113.9 tcp/1"],
             denied: &["web > other/db tcp/1", "other/web > db tcp/1"],
+            ..STEP
         }],
         ..ROW
     },
@@ -100,17 +96,16 @@ pub(super) const CASES: &[Case] = &[
         then: &[
             Then {
                 what: "the namespace's object goes",
-                upsert: &[],
                 delete: &["Namespace other"],
                 allowed: &["web > job tcp/1"],
                 denied: &["other/web > db tcp/1", "other/web > job tcp/1"],
+                ..STEP
             },
             Then {
                 what: "and returns",
                 upsert: &["{apiVersion: v1, kind: Namespace, metadata: {name: other, labels: {team: blue}}}"],
-                delete: &[],
                 allowed: &["other/web > db tcp/1", "other/web > job tcp/1"],
-                denied: &[],
+                ..STEP
             },
         ],
         ..ROW
@@ -123,10 +118,10 @@ pub(super) const CASES: &[Case] = &[
         allowed: &["other/web > db tcp/1", "web > db tcp/1"],
         then: &[Then {
             what: "the namespace's object goes",
-            upsert: &[],
             delete: &["Namespace other"],
             allowed: &["web > db tcp/1"],
             denied: &["other/web > db tcp/1"],
+            ..STEP
         }],
         ..ROW
     },
@@ -142,16 +137,15 @@ pub(super) const CASES: &[Case] = &[
                 upsert: &[
                     "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p9, namespace: default}, spec: {podSelector: {matchLabels: {app: db}}, ingress: [{ports: [{port: 80}]}]}}",
                 ],
-                delete: &[],
                 allowed: &["web > db tcp/80"],
                 denied: &["web > db tcp/81", "web > job tcp/80"],
+                ..STEP
             },
             Then {
                 what: "it goes",
-                upsert: &[],
                 delete: &["NetworkPolicy default/p9"],
-                allowed: &[],
                 denied: &["web > db tcp/80"],
+                ..STEP
             },
         ],
         ..ROW

@@ -5,6 +5,7 @@
 //! `hostnet` on this node and `farhost` on the other; the nodes themselves as `node` and `node2`. Anything else in a
 //! probe is an address.
 
+mod audit;
 mod blocks;
 mod changes;
 mod cluster_changes;
@@ -26,14 +27,17 @@ pub use fixture::{PODS, Pod, fixture};
 pub struct Case {
     /// The rule that would be broken.
     pub name: &'static str,
-    /// `spec`s of NetworkPolicies `p0`, `p1`, … in namespace `default`; one that starts with `other:` is in that namespace.
+    /// `spec`s of NetworkPolicies `p0`, `p1`, … in namespace `default`; one that starts with `other:` is in that namespace,
+    /// one that starts with `audit:` is audited.
     pub policies: &'static [&'static str],
-    /// `spec`s of ClusterNetworkPolicies `c0`, `c1`, ….
+    /// `spec`s of ClusterNetworkPolicies `c0`, `c1`, …; one that starts with `audit:` is audited.
     pub cluster: &'static [&'static str],
     /// Other objects beside the fixture's, or in their places.
     pub objects: &'static [&'static str],
-    /// Probes that pass: `source > destination protocol[/port]`.
+    /// Probes that pass, and that audited policies let pass too: `source > destination protocol[/port]`.
     pub allowed: &'static [&'static str],
+    /// Probes that pass, and that audited policies would drop.
+    pub audited: &'static [&'static str],
     /// Probes that do not.
     pub denied: &'static [&'static str],
     /// What happens then, step by step.
@@ -41,8 +45,19 @@ pub struct Case {
 }
 
 /// A row of nothing, for `..ROW`.
-const ROW: Case =
-    Case { name: "", policies: &[], cluster: &[], objects: &[], allowed: &[], denied: &[], then: &[] };
+const ROW: Case = Case {
+    name: "",
+    policies: &[],
+    cluster: &[],
+    objects: &[],
+    allowed: &[],
+    audited: &[],
+    denied: &[],
+    then: &[],
+};
+
+/// A step of nothing, for `..STEP`.
+const STEP: Then = Then { what: "", upsert: &[], delete: &[], allowed: &[], audited: &[], denied: &[] };
 
 /// Something that happens in a row, and what passes afterwards.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +70,8 @@ pub struct Then {
     pub delete: &'static [&'static str],
     /// Probes that pass.
     pub allowed: &'static [&'static str],
+    /// Probes that pass, and that audited policies would drop.
+    pub audited: &'static [&'static str],
     /// Probes that do not.
     pub denied: &'static [&'static str],
 }
@@ -69,6 +86,7 @@ pub const CORNERS: &[(&str, &[Case])] = &[
     ("ends", ends::CASES),
     ("services", services::CASES),
     ("changes", changes::CASES),
+    ("audit", audit::CASES),
     ("cluster: tiers and precedence", cluster_tiers::CASES),
     ("cluster: subjects, peers and ports", cluster_peers::CASES),
     ("cluster: closed", cluster_closed::CASES),

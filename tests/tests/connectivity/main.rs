@@ -3,6 +3,7 @@
 //! Every test makes its own cluster of namespaces. Needs root.
 
 mod agent;
+mod audit;
 mod cycles;
 mod host;
 mod monitor;

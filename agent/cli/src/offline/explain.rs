@@ -54,8 +54,11 @@ impl Answer for Long<'_> {
             text += line;
             text.push('\n');
             let side = index.checked_sub(1).and_then(|index| sides(answer).into_iter().nth(index));
-            if let Some(nearest) = side.and_then(|(_, side, _)| side.nearest.as_ref()) {
-                text += &nearest_text(nearest);
+            let Some((_, side, own)) = side else { continue };
+            text += &side.nearest.as_ref().map(nearest_text).unwrap_or_default();
+            if let Some(audit) = &side.audit {
+                let _ = writeln!(text, "  {:<7}  {:<5}  {}", "audit", audit.verdict, reason(audit, own));
+                text += &audit.nearest.as_ref().map(nearest_text).unwrap_or_default();
             }
         }
         if !answer.backends.is_empty() {

@@ -27,6 +27,9 @@ struct RuleSet {
     isolated_by: Isolation,
     /// Namespace and name of the pods of this node that use it.
     pods: Vec<String>,
+    /// Those of which it is the shadow: judged, never enforced, with the audited policies.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shadow_of: Vec<String>,
     /// What is allowed or denied; what no entry matches is dropped.
     entries: Vec<Entry>,
 }
@@ -58,7 +61,7 @@ pub(crate) fn answer(maps: &Maps, pod: Option<&str>) -> Result<Dump, MapsError> 
     let mut users = pods_by_rule_set(maps)?;
     let mut metas: BTreeMap<RuleSetId, RuleSetMeta> = maps.rule_set_meta.entries()?.into_iter().collect();
     if let Some(pod) = pod {
-        metas.retain(|id, _| users.get(id).is_some_and(|pods| pods.iter().any(|user| user == pod)));
+        metas.retain(|id, _| users.get(id).is_some_and(|users| users.all().any(|user| user == pod)));
     }
     let mut rules: BTreeMap<RuleSetId, Vec<(RuleRange, Rule)>> = BTreeMap::new();
     maps.rules.for_each(|range, rule| {
@@ -67,11 +70,13 @@ pub(crate) fn answer(maps: &Maps, pod: Option<&str>) -> Result<Dump, MapsError> 
         }
     })?;
     let rule_set = |(id, meta): (RuleSetId, RuleSetMeta)| {
+        let users = users.remove(&id).unwrap_or_default();
         Ok(RuleSet {
             id: id.0,
             direction: names::direction(meta.direction),
             isolated_by: Names(maps).isolation(id)?,
-            pods: users.remove(&id).unwrap_or_default(),
+            pods: users.enforced,
+            shadow_of: users.shadow,
             entries: entries(maps, rules.remove(&id).unwrap_or_default())?,
         })
     };
@@ -150,6 +155,9 @@ impl Answer for Dump {
             let _ = writeln!(text, "Rule set {}, {}", set.id, set.direction);
             let _ = writeln!(text, "  isolated by: {}", set.isolated_by);
             let _ = writeln!(text, "  pods:        {}", output::list(&set.pods));
+            if !set.shadow_of.is_empty() {
+                let _ = writeln!(text, "  shadow of:   {}", output::list(&set.shadow_of));
+            }
             let rows = set.entries.iter().map(|entry| {
                 [
                     entry.verdict.to_owned(),

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use sluice_abi::{Direction, PolicyId, PolicyKind};
+use sluice_abi::{Direction, PolicyId, PolicyKind, PolicyMode};
 use sluice_maps::{Maps, MapsError};
 
-use super::pods_by_rule_set;
+use super::{Users, pods_by_rule_set};
 use crate::output::{self, Answer};
 
 /// The policies.
@@ -25,7 +25,9 @@ struct Row {
     name: String,
     /// Rules of the policy that have a number.
     rules: usize,
-    /// Pods of this node (namespace and name) that it isolates.
+    /// `enforce` or `audit`.
+    mode: &'static str,
+    /// Pods of this node (namespace and name) that it isolates, or would if it were enforced.
     ingress_pods: BTreeSet<String>,
     egress_pods: BTreeSet<String>,
 }
@@ -35,9 +37,9 @@ pub(crate) fn answer(maps: &Maps) -> Result<Policies, MapsError> {
     let users = pods_by_rule_set(maps)?;
     let mut isolated: BTreeMap<(PolicyId, u8), BTreeSet<String>> = BTreeMap::new();
     maps.rule_set_meta.for_each(|set, meta| {
-        let pods = users.get(&set).map(Vec::as_slice).unwrap_or_default();
+        let pods = users.get(&set).into_iter().flat_map(Users::all);
         for policy in meta.policies.iter().take(usize::from(meta.policy_count)) {
-            isolated.entry((*policy, meta.direction)).or_default().extend(pods.iter().cloned());
+            isolated.entry((*policy, meta.direction)).or_default().extend(pods.clone().cloned());
         }
     })?;
     let mut rules: BTreeMap<PolicyId, usize> = BTreeMap::new();
@@ -52,6 +54,7 @@ pub(crate) fn answer(maps: &Maps) -> Result<Policies, MapsError> {
             } else {
                 "ClusterNetworkPolicy"
             },
+            mode: if meta.mode == PolicyMode::Audit as u8 { "audit" } else { "enforce" },
             namespace: meta.namespace.to_string(),
             name: meta.name.to_string(),
             rules: rules.get(&id).copied().unwrap_or_default(),
@@ -71,11 +74,12 @@ impl Answer for Policies {
                 row.kind.to_owned(),
                 output::or_dash(Some(&row.namespace)),
                 row.name.clone(),
+                row.mode.to_owned(),
                 row.rules.to_string(),
                 pods(&row.ingress_pods),
                 pods(&row.egress_pods),
             ]
         });
-        output::table(["KIND", "NAMESPACE", "NAME", "RULES", "INGRESS OF", "EGRESS OF"], rows)
+        output::table(["KIND", "NAMESPACE", "NAME", "MODE", "RULES", "INGRESS OF", "EGRESS OF"], rows)
     }
 }

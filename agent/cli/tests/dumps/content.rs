@@ -4,12 +4,12 @@ use sluice_abi::{
     Addr, Affinity, AffinityKey, Backend, BackendId, BackendState, Counter, CtEntry, CtState, Direction,
     DropKey, DropReason, DropRecord, Endpoint, EndpointId, EndpointMeta, FlowKey, Frontend, FrontendKey,
     FrontendScope, Identity, IdentityMeta, Judgement, NodeAddr, NodeFamily, PolicyId, PolicyKind, PolicyMeta,
-    Prefix, Rule, RuleId, RuleKey, RuleMeta, RuleSetId, RuleSetMeta, RuleVerdict, ServiceId, ServiceMeta,
-    Text, Tuple, endpoint_flags, flow_flags, frontend_flags,
+    PolicyMode, Prefix, Rule, RuleId, RuleKey, RuleMeta, RuleSetId, RuleSetMeta, RuleVerdict, ServiceId,
+    ServiceMeta, Text, Tuple, endpoint_flags, flow_flags, frontend_flags,
     maps::COUNTERS,
     protocol::{ICMP, TCP, UDP},
 };
-use sluice_maps::{Maps, RuleRange, SourceRange, pins};
+use sluice_maps::{Maps, RuleRange, SourceRange, Table, pins};
 
 const API: Addr = Addr::v4([10, 1, 0, 5]);
 const API_V6: Addr = Addr([0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5]);
@@ -27,6 +27,7 @@ const API_INGRESS: RuleSetId = RuleSetId(1);
 const OPEN_INGRESS: RuleSetId = RuleSetId(2);
 const OPEN_EGRESS: RuleSetId = RuleSetId(3);
 const WEB_EGRESS: RuleSetId = RuleSetId(4);
+const API_SHADOW: RuleSetId = RuleSetId(5);
 
 const FROM_WEB: RuleId = RuleId(16);
 const FROM_CIDR: RuleId = RuleId(17);
@@ -51,9 +52,11 @@ fn names(maps: &Maps) {
         (1, PolicyKind::NetworkPolicy, "shop", "api-from-web"),
         (2, PolicyKind::NetworkPolicy, "shop", "dns-only"),
         (3, PolicyKind::ClusterNetworkPolicy, "", "baseline"),
+        (4, PolicyKind::NetworkPolicy, "shop", "web-only"),
     ] {
         let (namespace, name) = (Text::new(namespace), Text::new(name));
-        let meta = PolicyMeta { namespace, name, kind: kind as u8, reserved: [0; 7] };
+        let mode = if id == 4 { PolicyMode::Audit } else { PolicyMode::Enforce };
+        let meta = PolicyMeta { namespace, name, kind: kind as u8, mode: mode as u8, reserved: [0; 6] };
         maps.policy_meta.put(&PolicyId(id), &meta).expect("policy");
     }
     for (id, policy, index, direction) in [
@@ -69,6 +72,7 @@ fn names(maps: &Maps) {
         (OPEN_INGRESS, Direction::Ingress, &[]),
         (OPEN_EGRESS, Direction::Egress, &[]),
         (WEB_EGRESS, Direction::Egress, &[2]),
+        (API_SHADOW, Direction::Ingress, &[1, 4]),
     ] {
         let mut policies = [PolicyId(0); RuleSetMeta::POLICIES];
         names.iter().zip(&mut policies).for_each(|(name, place)| *place = PolicyId(*name));
@@ -113,12 +117,9 @@ fn endpoints(maps: &Maps) {
         ..Endpoint::default()
     };
     let node = Endpoint { flags: endpoint_flags::HOST | endpoint_flags::NODE_PORT, ..Endpoint::default() };
-    for (addr, endpoint) in [
-        (API, pod(1, API_INGRESS, OPEN_EGRESS)),
-        (API_V6, pod(1, API_INGRESS, OPEN_EGRESS)),
-        (WEB, pod(2, OPEN_INGRESS, WEB_EGRESS)),
-        (NODE, node),
-    ] {
+    let api = Endpoint { shadow_ingress: API_SHADOW, ..pod(1, API_INGRESS, OPEN_EGRESS) };
+    for (addr, endpoint) in [(API, api), (API_V6, api), (WEB, pod(2, OPEN_INGRESS, WEB_EGRESS)), (NODE, node)]
+    {
         maps.endpoints.put(&addr, &endpoint).expect("address");
     }
     maps.ipcache.put(&WEB, &Identity(16)).expect("address");
@@ -145,6 +146,7 @@ fn rules(maps: &Maps) {
     rule(OPEN_INGRESS, 0, 0, 0, RuleKey::BITS_ANY_PROTOCOL, RuleId::NOT_ISOLATED);
     rule(OPEN_EGRESS, 0, 0, 0, RuleKey::BITS_ANY_PROTOCOL, RuleId::NOT_ISOLATED);
     rule(WEB_EGRESS, 0, UDP, 53, RuleKey::BITS, TO_DNS);
+    rule(API_SHADOW, 16, TCP, 8080, RuleKey::BITS, FROM_WEB);
     let key = RuleKey { rule_set: WEB_EGRESS, identity: Identity(17), ..RuleKey::default() };
     let deny = Rule::new(RuleId(99), RuleVerdict::Deny);
     maps.rules.put(&RuleRange { key, bits: RuleKey::BITS_ANY_PROTOCOL }, &deny).expect("rule");
@@ -251,19 +253,27 @@ fn tuple(src: Addr, src_port: u16, dst: Addr, dst_port: u16, protocol: u8) -> Tu
 }
 
 fn drops(maps: &Maps) {
-    let record = |endpoint, peer, port: u16, protocol, direction, reason, record| {
+    let record = |records: &Table<DropKey, DropRecord>,
+                  (endpoint, peer, port, protocol): (u32, Addr, u16, u8),
+                  (direction, reason): (Direction, DropReason),
+                  record: DropRecord| {
         let (endpoint, port) = (EndpointId(endpoint), port.to_be_bytes());
         let (direction, reason) = (direction as u8, reason as u8);
         let key = DropKey { peer, endpoint, port, protocol, direction, reason, reserved: [0; 3] };
-        maps.drop_records.put(&key, &record).expect("drop");
+        records.put(&key, &record).expect("drop");
     };
+    let (drops, audits) = (&maps.drop_records, &maps.audit_records);
     let seen = |count, rank, rule_set, rule| DropRecord { count, last_seen_ns: fresh(rank), rule_set, rule };
     let denied = seen(12, 0, API_INGRESS, RuleId::NONE);
-    record(1, NODE, 22, TCP, Direction::Ingress, DropReason::PolicyDenied, denied);
+    record(drops, (1, NODE, 22, TCP), (Direction::Ingress, DropReason::PolicyDenied), denied);
     let ruled = seen(2, 1, WEB_EGRESS, RuleId(99));
-    record(2, OUTSIDE, 0, ICMP, Direction::Egress, DropReason::PolicyRuleDenied, ruled);
+    record(drops, (2, OUTSIDE, 0, ICMP), (Direction::Egress, DropReason::PolicyRuleDenied), ruled);
     let spoofed = seen(1, 2, RuleSetId::NONE, RuleId::NONE);
-    record(0, WEB, 80, TCP, Direction::Egress, DropReason::SpoofedSource, spoofed);
+    record(drops, (0, WEB, 80, TCP), (Direction::Egress, DropReason::SpoofedSource), spoofed);
+    let none = seen(7, 0, API_SHADOW, RuleId::NONE);
+    record(audits, (1, WEB, 8084, TCP), (Direction::Ingress, DropReason::PolicyDenied), none);
+    let gone = seen(1, 1, RuleSetId(99), RuleId::NONE);
+    record(audits, (1, OUTSIDE, 443, TCP), (Direction::Ingress, DropReason::PolicyDenied), gone);
 }
 
 fn counters(maps: &Maps) {
@@ -272,9 +282,12 @@ fn counters(maps: &Maps) {
     let data = pins::open(maps.bpffs(), &COUNTERS).expect("counters");
     let mut map =
         PerCpuArray::<_, Counter>::try_from(Map::from_map_data(data).expect("a map")).expect("per CPU");
-    for (place, packets) in
-        [(0, 1000), (DropReason::PolicyDenied as u32, 12), (DropReason::SpoofedSource as u32, 1)]
-    {
+    for (place, packets) in [
+        (0, 1000),
+        (DropReason::PolicyDenied as u32, 12),
+        (DropReason::SpoofedSource as u32, 1),
+        (DropReason::WOULD_DROP, 8),
+    ] {
         let mut values = vec![Counter::default(); aya::util::nr_cpus().expect("CPUs")];
         values[0] = Counter { packets, bytes: 64 * packets };
         map.set(place, PerCpuValues::try_from(values).expect("one for each CPU"), 0).expect("counter");

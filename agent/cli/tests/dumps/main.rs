@@ -67,6 +67,11 @@ fn policies_show_whom_they_isolate() {
 }
 
 #[test]
+fn an_audit_shows_what_audited_policies_would_have_dropped() {
+    golden("policy-audit", &["policy", "audit"]);
+}
+
+#[test]
 fn compiled_rules_show_ranges_and_the_policies_they_come_from() {
     golden("policy-dump", &["policy", "dump"]);
 }
@@ -126,7 +131,7 @@ fn maps_show_their_shape_and_filling() {
     let used = |spec: &maps::MapSpec| {
         rows.iter().find(|row| row["name"] == spec.name).expect("every map")["used"].as_u64()
     };
-    assert_eq!((used(&maps::RULES), used(&maps::SLOTS), used(&maps::EVENTS)), (Some(8), Some(7), None));
+    assert_eq!((used(&maps::RULES), used(&maps::SLOTS), used(&maps::EVENTS)), (Some(9), Some(7), None));
 }
 
 #[test]
@@ -135,7 +140,7 @@ fn status_shows_the_datapath_without_an_agent() {
     let status = ["status", "--socket", "/nonexistent/agent.sock"];
     let mut answer = json(bpffs.path(), &status);
     let fill = answer["datapath"]["maps"].take();
-    let rules = serde_json::json!({"name": "RULES", "used": 8, "capacity": maps::RULES.max_entries});
+    let rules = serde_json::json!({"name": "RULES", "used": 9, "capacity": maps::RULES.max_entries});
     assert!(fill.as_array().expect("maps").contains(&rules), "{fill}");
     compare("status.json", bpffs.path(), &(serde_json::to_string_pretty(&answer).expect("JSON") + "\n"));
     let text = String::from_utf8(sluice(bpffs.path(), &status).stdout).expect("text");

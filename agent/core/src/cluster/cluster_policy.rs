@@ -9,9 +9,10 @@
 
 use std::collections::BTreeSet;
 
-use sluice_abi::{Direction, protocol};
+use sluice_abi::{Direction, PolicyMode, protocol};
 
 use super::{
+    mode,
     namespace::{NAME_LABEL, NamespaceLabels},
     node::prefix_of,
     pod::{Pod, port_of},
@@ -89,6 +90,8 @@ pub struct ClusterPolicy {
     pub subject: Option<Peer>,
     /// Its rules by [`Direction`], in the order of its lists; the first that matches decides.
     pub rules: [Vec<ClusterRule>; 2],
+    /// Whether it is enforced.
+    pub mode: PolicyMode,
 }
 
 /// A rule of a ClusterNetworkPolicy.
@@ -119,11 +122,11 @@ impl ClusterPolicy {
             rules.iter().map(|rule| ClusterRule::read(rule, direction, &mut or_note)).collect()
         };
         let rules = [rules(&spec.ingress, Direction::Ingress), rules(&spec.egress, Direction::Egress)];
-        if policy.metadata.annotations.get(object::MODE).is_some_and(|mode| mode == "audit") {
-            let nothing = Self { tier, priority, subject, rules: Default::default() };
-            return (nothing, Some(RejectReason::Audit));
-        }
-        (Self { tier, priority, subject, rules }, reason)
+        let mode = mode::read(&policy.metadata).unwrap_or_else(|error| {
+            reason.get_or_insert(error);
+            None
+        });
+        (Self { tier, priority, subject, rules, mode: mode.unwrap_or(PolicyMode::Enforce) }, reason)
     }
 
     /// Whether it is about a pod of a namespace with these labels.

@@ -5,14 +5,15 @@
 //! **Invariant: fail closed.** An object that cannot be understood is remembered in [`Cluster::rejected`], and what
 //! is left of it opens nothing: a rejected policy isolates the pods it selects (all of its namespace when its
 //! `podSelector` is unreadable) and allows nothing; of a rejected ClusterNetworkPolicy each rule that cannot be understood
-//! denies, or accepts nothing; a rejected Service has no frontend. A policy that is only to be audited is noted there too,
-//! and isolates nothing.
+//! denies, or accepts nothing; a rejected Service has no frontend. A policy is enforced unless it, or its namespace, says
+//! clearly that it is to be audited ([`Cluster::mode_of`]).
 //!
 //! **Invariant: order does not matter.** Objects refer to each other by name, so equal sets of objects and endpoints
 //! make equal clusters in whatever order they came.
 
 mod cluster_policy;
 mod endpoint;
+mod mode;
 mod namespace;
 mod node;
 mod pod;
@@ -26,7 +27,7 @@ use std::{
     fmt,
 };
 
-use sluice_abi::{Addr, EndpointId};
+use sluice_abi::{Addr, EndpointId, PolicyMode};
 
 pub use cluster_policy::{Action, ClusterPolicy, ClusterRule, Selection, Tier};
 pub use endpoint::LocalEndpoint;
@@ -37,7 +38,7 @@ pub use policy::{Policy, PolicyRule, PortMatch};
 pub use reject::{RejectReason, RejectedObject};
 pub use service::{Hints, Service, ServicePort, Slice, SliceEndpoint, SlicePort};
 
-use crate::object::{NamespacedName, Object, ObjectKey};
+use crate::object::{NamespacedName, Object, ObjectKey, PolicyName};
 
 /// The name of a node.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -78,6 +79,8 @@ pub enum Change {
 pub struct Cluster {
     pods: BTreeMap<NamespacedName, Pod>,
     namespaces: BTreeMap<String, NamespaceLabels>,
+    /// What namespaces say of the mode of their policies.
+    namespace_modes: BTreeMap<String, PolicyMode>,
     nodes: BTreeMap<NodeName, Node>,
     services: BTreeMap<NamespacedName, Service>,
     slices: BTreeMap<NamespacedName, Slice>,
@@ -87,6 +90,8 @@ pub struct Cluster {
     cluster_policies: BTreeMap<String, ClusterPolicy>,
     /// Their names in the order in which they are asked.
     precedence: BTreeSet<(Tier, u16, String)>,
+    /// The policies of either kind that are audited: what [`Cluster::mode_of`] says, kept.
+    audited: BTreeSet<PolicyName>,
     endpoints: BTreeMap<EndpointId, LocalEndpoint>,
     node_addresses: BTreeSet<Addr>,
     uplink_addresses: Vec<Addr>,
@@ -133,7 +138,12 @@ impl Cluster {
             }
             Object::Namespace(namespace) => {
                 let labels = NamespaceLabels::read(&namespace.metadata);
-                (put(&mut self.namespaces, namespace.metadata.name, labels), None)
+                let (mode, reason) = match mode::read(&namespace.metadata) {
+                    Ok(mode) => (mode, None),
+                    Err(reason) => (None, Some(reason)),
+                };
+                let remoded = self.set_namespace_mode(&namespace.metadata.name, mode);
+                (put(&mut self.namespaces, namespace.metadata.name, labels) | remoded, reason)
             }
             Object::Node(node) => {
                 let (model, reason) = Node::read(&node);
@@ -149,11 +159,17 @@ impl Cluster {
             }
             Object::NetworkPolicy(policy) => {
                 let (model, reason) = Policy::read(&policy);
-                (put(&mut self.policies, policy.metadata.namespaced_name(), model), reason)
+                let name = policy.metadata.namespaced_name();
+                let changed = put(&mut self.policies, name.clone(), model);
+                self.note_mode(PolicyName::NetworkPolicy(name));
+                (changed, reason)
             }
             Object::ClusterNetworkPolicy(policy) => {
                 let (model, reason) = ClusterPolicy::read(&policy);
-                (self.insert_cluster_policy(policy.metadata.name, model), reason)
+                let name = policy.metadata.name;
+                let changed = self.insert_cluster_policy(name.clone(), model);
+                self.note_mode(PolicyName::ClusterNetworkPolicy(name));
+                (changed, reason)
             }
         };
         let Some(reason) = reason else {
@@ -169,12 +185,40 @@ impl Cluster {
         self.rejected.remove(key);
         match key {
             ObjectKey::Pod(name) => self.pods.remove(name).is_some(),
-            ObjectKey::Namespace(name) => self.namespaces.remove(name).is_some(),
+            ObjectKey::Namespace(name) => {
+                self.set_namespace_mode(name, None) | self.namespaces.remove(name).is_some()
+            }
             ObjectKey::Node(name) => self.nodes.remove(name.as_str()).is_some(),
             ObjectKey::Service(name) => self.services.remove(name).is_some(),
             ObjectKey::EndpointSlice(name) => self.remove_slice(name),
-            ObjectKey::NetworkPolicy(name) => self.policies.remove(name).is_some(),
-            ObjectKey::ClusterNetworkPolicy(name) => self.remove_cluster_policy(name),
+            ObjectKey::NetworkPolicy(name) => {
+                self.audited.remove(&PolicyName::NetworkPolicy(name.clone()));
+                self.policies.remove(name).is_some()
+            }
+            ObjectKey::ClusterNetworkPolicy(name) => {
+                self.audited.remove(&PolicyName::ClusterNetworkPolicy(name.clone()));
+                self.remove_cluster_policy(name)
+            }
+        }
+    }
+
+    /// Notes what a namespace says of its policies; whether that is something else than before.
+    fn set_namespace_mode(&mut self, namespace: &str, mode: Option<PolicyMode>) -> bool {
+        let before = match mode {
+            Some(mode) => self.namespace_modes.insert(namespace.to_owned(), mode),
+            None => self.namespace_modes.remove(namespace),
+        };
+        if before != mode {
+            let names: Vec<_> = self.policies_of(namespace).map(|(name, _)| name.clone()).collect();
+            names.into_iter().for_each(|name| self.note_mode(PolicyName::NetworkPolicy(name)));
+        }
+        before != mode
+    }
+
+    fn note_mode(&mut self, name: PolicyName) {
+        match self.mode_of(&name) {
+            PolicyMode::Audit => drop(self.audited.insert(name)),
+            PolicyMode::Enforce => drop(self.audited.remove(&name)),
         }
     }
 
@@ -278,6 +322,30 @@ impl Cluster {
     /// API leaves the order open, and the name decides.
     pub fn by_precedence(&self) -> impl Iterator<Item = (&String, &ClusterPolicy)> {
         self.precedence.iter().filter_map(|(_, _, name)| self.cluster_policies.get_key_value(name))
+    }
+
+    /// Whether a policy is enforced: as it says itself, else as its namespace says; one that is not known is.
+    pub fn mode_of(&self, policy: &PolicyName) -> PolicyMode {
+        let mode = match policy {
+            PolicyName::NetworkPolicy(name) => {
+                let own = self.policies.get(name).and_then(|policy| policy.mode);
+                own.or_else(|| self.namespace_modes.get(&name.namespace).copied())
+            }
+            PolicyName::ClusterNetworkPolicy(name) => {
+                self.cluster_policies.get(name).map(|policy| policy.mode)
+            }
+        };
+        mode.unwrap_or(PolicyMode::Enforce)
+    }
+
+    /// What a namespace says of its policies, if anything.
+    pub(crate) fn namespace_mode(&self, namespace: &str) -> Option<PolicyMode> {
+        self.namespace_modes.get(namespace).copied()
+    }
+
+    /// The policies of either kind that are audited.
+    pub fn audited(&self) -> &BTreeSet<PolicyName> {
+        &self.audited
     }
 
     /// The interfaces of this node's pods.

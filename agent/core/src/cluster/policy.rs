@@ -5,9 +5,10 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use sluice_abi::{Direction, protocol};
+use sluice_abi::{Direction, PolicyMode, protocol};
 
 use super::{
+    mode,
     node::prefix_of,
     pod::{port_of, protocol_of},
     reject::RejectReason,
@@ -27,6 +28,8 @@ pub struct Policy {
     pub isolates: [bool; 2],
     /// What it allows, by [`Direction`], in the order of its lists; empty when it is rejected.
     pub rules: [Vec<PolicyRule>; 2],
+    /// Whether it is enforced, where it says so itself; else its namespace does: see [`super::Cluster::mode_of`].
+    pub mode: Option<PolicyMode>,
 }
 
 /// A rule of a policy: any of the peers on any of the ports.
@@ -84,7 +87,7 @@ impl fmt::Display for PortMatch {
 }
 
 impl Policy {
-    /// Reads a policy. One that cannot be understood isolates, and allows nothing; one that is to be audited does neither.
+    /// Reads a policy. One that cannot be understood isolates, and allows nothing.
     pub(super) fn read(policy: &object::NetworkPolicy) -> (Self, Option<RejectReason>) {
         let (namespace, spec) = (policy.metadata.namespaced_name().namespace, &policy.spec);
         let mut reason = None;
@@ -95,14 +98,12 @@ impl Policy {
         let pods = pods.map_err(&mut or_note).unwrap_or_default();
         let isolates = isolated(spec).map_err(&mut or_note).unwrap_or([true; 2]);
         let rules = rules(spec, &namespace).map_err(&mut or_note).unwrap_or_default();
-        if policy.metadata.annotations.get(object::MODE).is_some_and(|mode| mode == "audit") {
-            return (
-                Self { pods, isolates: [false; 2], rules: Default::default() },
-                Some(RejectReason::Audit),
-            );
-        }
         let rules = if reason.is_some() { Default::default() } else { rules };
-        (Self { pods, isolates, rules }, reason)
+        let mode = mode::read(&policy.metadata).unwrap_or_else(|error| {
+            reason.get_or_insert(error);
+            None
+        });
+        (Self { pods, isolates, rules, mode }, reason)
     }
 }
 

@@ -96,9 +96,12 @@ pub enum RejectReason {
     /// A named port together with a range of addresses, which has none.
     #[error("networks have no named ports")]
     NamedPort,
-    /// A policy that is to be audited (`sluice.dev/mode: audit`): it is not enforced, and nobody watches either.
-    #[error("audit mode is not served yet")]
-    Audit,
+    /// A mode (`sluice.dev/mode`) other than `audit` and `enforce`.
+    #[error("{mode:?} is no mode of a policy: enforced")]
+    Mode {
+        /// What was given.
+        mode: String,
+    },
     /// A Service port that is not translated.
     #[error("port {port}/{protocol} is not served")]
     NotServed {

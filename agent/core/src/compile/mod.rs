@@ -32,7 +32,7 @@ use crate::{
         Change, Cluster, ClusterPolicy, LocalEndpoint, NodeName, Pod, RejectedObject, Selection, Tier,
     },
     desired::{DesiredEndpoint, DesiredState},
-    object::{NamespacedName, ObjectKey},
+    object::{NamespacedName, ObjectKey, PolicyName},
 };
 
 /// What the maps of `node` shall hold, with the default settings.
@@ -90,6 +90,8 @@ struct Pending {
     nodes: bool,
     /// Whether ClusterNetworkPolicies may have changed their places.
     ties: bool,
+    /// Whether other policies may be audited.
+    modes: bool,
 }
 
 impl Pending {
@@ -101,6 +103,7 @@ impl Pending {
             addresses: true,
             nodes: true,
             ties: true,
+            modes: true,
         }
     }
 
@@ -111,6 +114,7 @@ impl Pending {
         self.addresses |= other.addresses;
         self.nodes |= other.nodes;
         self.ties |= other.ties;
+        self.modes |= other.modes;
     }
 }
 
@@ -193,8 +197,12 @@ impl Compiler {
     ///
     /// An object that is told again, or has changed only in what does not matter here, makes none.
     pub fn has_pending(&self) -> bool {
-        let Pending { pods, endpoints, services, addresses, nodes, ties } = &self.pending;
-        *addresses || *nodes || *ties || !(pods.is_empty() && endpoints.is_empty() && services.is_empty())
+        let Pending { pods, endpoints, services, addresses, nodes, ties, modes } = &self.pending;
+        *addresses
+            || *nodes
+            || *ties
+            || *modes
+            || !(pods.is_empty() && endpoints.is_empty() && services.is_empty())
     }
 
     /// What depends on the subject of a change, as the model has it now.
@@ -209,8 +217,10 @@ impl Compiler {
             }
             Subject::Object(ObjectKey::Namespace(namespace)) => {
                 pending.pods.extend(self.cluster.pods_of(namespace).map(|(name, _)| name.clone()));
+                // It may say how its policies count.
+                pending.modes = self.cluster.namespace_mode(namespace).is_some();
                 // Subjects of ClusterNetworkPolicies select by its labels.
-                if !self.cluster.cluster_policies().is_empty() {
+                if pending.modes || !self.cluster.cluster_policies().is_empty() {
                     let near = endpoints().filter(|endpoint| endpoint.namespace == *namespace);
                     pending.endpoints.extend(near.map(|endpoint| endpoint.id));
                 }
@@ -224,8 +234,10 @@ impl Compiler {
             Subject::Object(ObjectKey::NetworkPolicy(policy)) => {
                 let near = endpoints().filter(|endpoint| endpoint.namespace == policy.namespace);
                 pending.endpoints.extend(near.map(|endpoint| endpoint.id));
+                pending.modes = self.is_audited(PolicyName::NetworkPolicy(policy.clone()));
             }
             Subject::Object(ObjectKey::ClusterNetworkPolicy(policy)) => {
+                pending.modes = self.is_audited(PolicyName::ClusterNetworkPolicy(policy.clone()));
                 if let Some(policy) = self.cluster.cluster_policies().get(policy) {
                     let subjects = endpoints().filter(|endpoint| self.is_subject(endpoint, policy));
                     pending.endpoints.extend(subjects.map(|endpoint| endpoint.id));
@@ -239,6 +251,10 @@ impl Compiler {
             Subject::NodeAddresses => (pending.addresses, pending.nodes) = (true, true),
         }
         pending
+    }
+
+    fn is_audited(&self, policy: PolicyName) -> bool {
+        self.cluster.audited().contains(&policy)
     }
 
     /// Whether a policy may be about an endpoint's pod.
@@ -277,6 +293,10 @@ impl Compiler {
             self.changes.policy |= ties != self.desired.ties;
             self.desired.ties = ties;
         }
+        if pending.modes && self.desired.audited != *self.cluster.audited() {
+            self.changes.policy = true;
+            self.desired.audited.clone_from(self.cluster.audited());
+        }
         if pending.pods.is_empty() && pending.endpoints.is_empty() && !pending.addresses {
             return;
         }
@@ -298,9 +318,10 @@ impl Compiler {
         let host =
             node.map(|addr| (*addr, DesiredEndpoint::Host { takes_node_ports: takes_node_ports(addr) }));
         let pods = self.cluster.endpoints().values().filter_map(|endpoint| {
-            let rule_sets = self.sets.of(endpoint.id)?;
+            let sets = self.sets.of(endpoint.id)?;
             let pod = served_pod(&self.cluster, endpoint)?;
-            let served = DesiredEndpoint::Pod { id: endpoint.id, rule_sets };
+            let served =
+                DesiredEndpoint::Pod { id: endpoint.id, rule_sets: sets.enforced, shadows: sets.shadow };
             Some(addresses_of(endpoint, pod).into_iter().map(move |addr| (addr, served)))
         });
         // Later ones replace earlier ones: a pod's address is the pod's, of two pods the newer one's.

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use sluice_abi::{Direction, EndpointId};
+use sluice_abi::{Direction, EndpointId, PolicyMode};
 
 use crate::{
     cluster::{Action, Cluster, ClusterPolicy, Pod, PortMatch, Selection, Tier},
@@ -13,11 +13,20 @@ use crate::{
     object::PolicyName,
 };
 
-/// The rule sets of the local endpoints that are served.
+/// The rule sets of the local endpoints that are served, enforced and shadow.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sets {
-    of: BTreeMap<EndpointId, [Digest; 2]>,
+    of: BTreeMap<EndpointId, EndpointSets>,
     sets: BTreeMap<Digest, Arc<RuleSet>>,
+}
+
+/// The rule sets of one endpoint, by [`Direction`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EndpointSets {
+    /// Those that are enforced.
+    pub(super) enforced: [Digest; 2],
+    /// Those that would be if audited policies were enforced too, where they differ.
+    pub(super) shadow: [Option<Digest>; 2],
 }
 
 impl Sets {
@@ -28,20 +37,30 @@ impl Sets {
             let Some(endpoint) = cluster.endpoints().get(id) else { continue };
             if let Some(pod) = super::served_pod(cluster, endpoint) {
                 let sets = Direction::ALL.map(|direction| {
-                    let set = rule_set(cluster, &endpoint.namespace, pod, direction);
-                    let digest = Digest::of(&set.text());
-                    self.sets.entry(digest).or_insert_with(|| Arc::new(set));
-                    digest
+                    let of = |mode| rule_set(cluster, &endpoint.namespace, pod, direction, mode);
+                    let enforced = of(PolicyMode::Enforce);
+                    let shadow = (!cluster.audited().is_empty()).then(|| of(PolicyMode::Audit));
+                    let shadow = shadow.filter(|shadow| *shadow != enforced);
+                    (self.intern(enforced), shadow.map(|shadow| self.intern(shadow)))
                 });
-                self.of.insert(*id, sets);
+                let (enforced, shadow) = (sets.map(|(enforced, _)| enforced), sets.map(|(_, shadow)| shadow));
+                self.of.insert(*id, EndpointSets { enforced, shadow });
             }
         }
-        let used: BTreeSet<Digest> = self.of.values().flatten().copied().collect();
+        let of_endpoint =
+            |sets: &EndpointSets| sets.enforced.into_iter().chain(sets.shadow.into_iter().flatten());
+        let used: BTreeSet<Digest> = self.of.values().flat_map(of_endpoint).collect();
         self.sets.retain(|digest, _| used.contains(digest));
     }
 
-    /// The rule sets of an endpoint, by [`Direction`], when it is served.
-    pub(super) fn of(&self, endpoint: EndpointId) -> Option<[Digest; 2]> {
+    fn intern(&mut self, set: RuleSet) -> Digest {
+        let digest = Digest::of(&set.text());
+        self.sets.entry(digest).or_insert_with(|| Arc::new(set));
+        digest
+    }
+
+    /// The rule sets of an endpoint, when it is served.
+    pub(super) fn of(&self, endpoint: EndpointId) -> Option<EndpointSets> {
         self.of.get(&endpoint).copied()
     }
 
@@ -51,9 +70,18 @@ impl Sets {
     }
 }
 
-fn rule_set(cluster: &Cluster, namespace: &str, pod: &Pod, direction: Direction) -> RuleSet {
+/// The policies of a pod: those that are enforced; under [`PolicyMode::Audit`] the audited ones among them.
+fn rule_set(
+    cluster: &Cluster,
+    namespace: &str,
+    pod: &Pod,
+    direction: Direction,
+    mode: PolicyMode,
+) -> RuleSet {
     let labels = cluster.namespace_labels(namespace);
-    let of_cluster = cluster.by_precedence().flat_map(|(name, policy)| match policy.selects(pod, &labels) {
+    let counts = |policy: PolicyMode| mode == PolicyMode::Audit || policy == PolicyMode::Enforce;
+    let of_cluster = cluster.by_precedence().filter(|(_, policy)| counts(policy.mode));
+    let of_cluster = of_cluster.flat_map(|(name, policy)| match policy.selects(pod, &labels) {
         Selection::No => Vec::new(),
         selection @ (Selection::Possibly | Selection::Surely) => {
             cluster_rules(name, policy, selection, direction, pod)
@@ -65,9 +93,13 @@ fn rule_set(cluster: &Cluster, namespace: &str, pod: &Pod, direction: Direction)
         if !policy.isolates[direction as usize] || !policy.pods.matches(&pod.labels) {
             continue;
         }
+        let policy_name = PolicyName::NetworkPolicy(name.clone());
+        if !counts(cluster.mode_of(&policy_name)) {
+            continue;
+        }
         set.isolating.insert(name.clone());
         for (index, rule) in policy.rules[direction as usize].iter().enumerate() {
-            let source = source(PolicyName::NetworkPolicy(name.clone()), direction, index);
+            let source = source(policy_name.clone(), direction, index);
             let (tier, action, peers) = (Tier::NetworkPolicy, Action::Accept, rule.peers.clone());
             let ports = ports(&rule.ports, direction, pod);
             set.rules.push(SetRule { source, tier, action, peers, ports });

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_abi::{
-    Identity, IdentityMeta, PolicyId, PolicyKind, PolicyMeta, Rule, RuleId, RuleMeta, RuleSetId, RuleSetMeta,
-    RuleVerdict, Text, maps::Numbers,
+    Endpoint, Identity, IdentityMeta, PolicyId, PolicyKind, PolicyMeta, PolicyMode, Rule, RuleId, RuleMeta,
+    RuleSetId, RuleSetMeta, RuleVerdict, Text, maps::Numbers,
 };
 
 use super::NumberSource;
@@ -43,10 +43,9 @@ impl Bound {
     ) -> Self {
         let mut bound = Self::default();
         bound.bind_classes(desired, actual, carried, numbers);
-        let mut sources = Sources::new(actual);
+        let mut sources = Sources::new(actual, &desired.audited);
         let known = known_sets(actual);
-        let in_use: BTreeSet<RuleSetId> =
-            actual.endpoints.values().flat_map(|endpoint| [endpoint.ingress, endpoint.egress]).collect();
+        let in_use: BTreeSet<RuleSetId> = actual.endpoints.values().flat_map(sets_of).collect();
         let in_the_maps: BTreeSet<Identity> = actual.ipcache.values().copied().collect();
         let wanted: BTreeSet<Identity> = bound.classes.values().copied().collect();
         for (digest, set) in desired.rule_sets.iter().filter(|(digest, _)| !refused.contains(digest)) {
@@ -106,7 +105,7 @@ impl Bound {
         &self,
         desired: &DesiredState,
         set: &Digest,
-        sources: &mut Sources,
+        sources: &mut Sources<'_>,
         numbers: &mut NumberSource,
     ) -> BTreeMap<Identity, Entries> {
         let identities = self.classes.values().copied().chain([Identity::ANY]);
@@ -139,6 +138,11 @@ impl Bound {
     }
 }
 
+/// The rule sets of an endpoint: those in force, then those of its shadow, each in the order of directions.
+pub(super) const fn sets_of(endpoint: &Endpoint) -> [RuleSetId; 4] {
+    [endpoint.ingress, endpoint.egress, endpoint.shadow_ingress, endpoint.shadow_egress]
+}
+
 /// The rule sets the maps hold, by what they mean; those in use first.
 fn known_sets(actual: &Actual) -> BTreeMap<Digest, Vec<RuleSetId>> {
     let mut known: BTreeMap<Digest, Vec<RuleSetId>> = BTreeMap::new();
@@ -148,7 +152,7 @@ fn known_sets(actual: &Actual) -> BTreeMap<Digest, Vec<RuleSetId>> {
     let several = known.values_mut().filter(|sets| sets.len() > 1);
     for sets in several {
         let is_used =
-            |set: &RuleSetId| actual.endpoints.values().any(|e| e.ingress == *set || e.egress == *set);
+            |set: &RuleSetId| actual.endpoints.values().any(|endpoint| sets_of(endpoint).contains(set));
         sets.sort_by_key(|set| !is_used(set));
     }
     known
@@ -190,32 +194,39 @@ fn name_of(meta: &PolicyMeta) -> PolicyName {
 }
 
 /// A policy as the maps name it.
-fn meta_of(name: &PolicyName) -> PolicyMeta {
+fn meta_of(name: &PolicyName, mode: PolicyMode) -> PolicyMeta {
     let (namespace, name, kind) = match name {
         PolicyName::NetworkPolicy(name) => (&*name.namespace, &*name.name, PolicyKind::NetworkPolicy),
         PolicyName::ClusterNetworkPolicy(name) => ("", &**name, PolicyKind::ClusterNetworkPolicy),
     };
-    PolicyMeta { namespace: Text::new(namespace), name: Text::new(name), kind: kind as u8, reserved: [0; 7] }
+    PolicyMeta {
+        namespace: Text::new(namespace),
+        name: Text::new(name),
+        kind: kind as u8,
+        mode: mode as u8,
+        reserved: [0; 6],
+    }
 }
 
 /// Numbers of policies and their rules.
 #[derive(Debug)]
-struct Sources {
+struct Sources<'a> {
+    audited: &'a BTreeSet<PolicyName>,
     policies: BTreeMap<PolicyName, PolicyId>,
     rules: BTreeMap<(PolicyId, u8, u16), RuleId>,
     rule_meta: BTreeMap<RuleId, RuleMeta>,
     policy_meta: BTreeMap<PolicyId, PolicyMeta>,
 }
 
-impl Sources {
-    fn new(actual: &Actual) -> Self {
+impl<'a> Sources<'a> {
+    fn new(actual: &Actual, audited: &'a BTreeSet<PolicyName>) -> Self {
         let policies = actual.policy_meta.iter().map(|(id, meta)| (name_of(meta), *id)).collect();
         let rules = actual
             .rule_meta
             .iter()
             .map(|(id, meta)| ((meta.policy, meta.direction, meta.index), *id))
             .collect();
-        Self { policies, rules, rule_meta: BTreeMap::new(), policy_meta: BTreeMap::new() }
+        Self { audited, policies, rules, rule_meta: BTreeMap::new(), policy_meta: BTreeMap::new() }
     }
 
     fn policy(&mut self, name: &PolicyName, numbers: &mut NumberSource) -> PolicyId {
@@ -224,7 +235,8 @@ impl Sources {
             None => PolicyId(numbers.take(Numbers::Policy)),
         };
         self.policies.insert(name.clone(), id);
-        self.policy_meta.entry(id).or_insert_with(|| meta_of(name));
+        let mode = if self.audited.contains(name) { PolicyMode::Audit } else { PolicyMode::Enforce };
+        self.policy_meta.entry(id).or_insert_with(|| meta_of(name, mode));
         id
     }
 

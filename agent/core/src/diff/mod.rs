@@ -22,6 +22,7 @@ mod moves;
 mod node;
 mod policy;
 mod service;
+mod shadow;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -108,6 +109,14 @@ pub enum Rejection {
         /// The policies that have a say about these pods.
         policies: Vec<PolicyName>,
     },
+    /// Every audit; what is enforced fares as if there were none.
+    #[error("{map} has no room for the audit of {}", list(policies))]
+    Audit {
+        /// The full map.
+        map: &'static str,
+        /// The policies that are not audited, though they should be.
+        policies: Vec<PolicyName>,
+    },
     /// Addresses of peers; rules about their selectors do not reach them.
     #[error("{map} has no room for {count} more addresses")]
     Addresses {
@@ -174,6 +183,22 @@ pub enum Rejection {
         /// Their names, in order.
         policies: Vec<String>,
     },
+}
+
+impl Rejection {
+    /// The map that was too small for rules or their peers.
+    fn full_map(&self) -> Option<&'static str> {
+        match self {
+            Self::RuleSet { map, .. } | Self::Addresses { map, .. } | Self::Policies { map } => Some(map),
+            Self::Audit { .. }
+            | Self::Endpoint { .. }
+            | Self::Service { .. }
+            | Self::Table { .. }
+            | Self::Node { .. }
+            | Self::Contested { .. }
+            | Self::Tied { .. } => None,
+        }
+    }
 }
 
 fn words(key: &FrontendKey) -> String {

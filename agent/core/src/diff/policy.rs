@@ -9,8 +9,9 @@ use sluice_abi::{
 
 use super::{
     Limits, NumberSource, Phases, Rejection,
-    bind::Bound,
+    bind::{Bound, sets_of},
     moves::{self, Moves},
+    shadow,
 };
 use crate::{
     cluster::LocalEndpoint,
@@ -27,13 +28,29 @@ struct Refused {
     everything: Option<&'static str>,
 }
 
-/// Plans this half of the state; leaves out what does not fit, the largest first.
+/// Plans this half of the state; leaves out what does not fit. Audits go first, all of them, whatever is too large: then
+/// everything else fares as if there were none.
 pub(super) fn plan(
     desired: &DesiredState,
     actual: &Actual,
     limits: &Limits,
     numbers: &mut NumberSource,
 ) -> Phases {
+    let mut attempt = numbers.clone();
+    let phases = plan_all(desired, actual, limits, &mut attempt);
+    let full = phases.rejected.iter().find_map(Rejection::full_map);
+    let (Some(map), Some(enforced)) = (full, shadow::without(desired)) else {
+        *numbers = attempt;
+        return phases;
+    };
+    let mut phases = plan_all(&enforced, actual, limits, numbers);
+    let policies = shadow::policies(desired).into_iter().collect();
+    phases.rejected.push(Rejection::Audit { map, policies });
+    phases
+}
+
+/// Plans everything; of what does not fit it leaves out the largest first.
+fn plan_all(desired: &DesiredState, actual: &Actual, limits: &Limits, numbers: &mut NumberSource) -> Phases {
     let mut refused = Refused::default();
     refused.interfaces(desired, actual, limits);
     loop {
@@ -370,8 +387,8 @@ fn endpoints(
     let (mut endpoints, mut in_force, mut kept) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
     let mut closed = BTreeSet::new();
     for (addr, endpoint) in &desired.endpoints {
-        let (id, rule_sets) = match endpoint {
-            DesiredEndpoint::Pod { id, rule_sets } => (id, rule_sets),
+        let (id, rule_sets, shadows) = match endpoint {
+            DesiredEndpoint::Pod { id, rule_sets, shadows } => (id, rule_sets, shadows),
             DesiredEndpoint::Host { takes_node_ports } => {
                 endpoints.insert(*addr, host(*takes_node_ports));
                 continue;
@@ -394,6 +411,14 @@ fn endpoints(
             continue;
         };
         (entry.ingress, entry.egress) = (ingress, egress);
+        // A shadow that was refused is none.
+        let shadow =
+            |direction: usize| shadows[direction].and_then(|shadow| bound.sets.get(&shadow).copied());
+        entry.shadow_ingress = shadow(0).unwrap_or_default();
+        entry.shadow_egress = shadow(1).unwrap_or_default();
+        if [entry.shadow_ingress, entry.shadow_egress] != [RuleSetId::NONE; 2] {
+            entry.flags |= endpoint_flags::AUDIT;
+        }
         kept.extend([ingress, egress].into_iter().filter(|set| !bound.rule_set_meta.contains_key(set)));
         endpoints.insert(*addr, entry);
         in_force.insert(*id);
@@ -413,13 +438,16 @@ fn change(
         moves::Change { left: kept.clone(), entered: BTreeSet::new(), keeps_old: !kept.is_empty() };
     for (addr, new) in endpoints {
         let Some(old) = actual.endpoints.get(addr).filter(|old| is_same(old, new)) else { continue };
-        for (old, new) in [(old.ingress, new.ingress), (old.egress, new.egress)] {
+        for (old, new) in sets_of(old).into_iter().zip(sets_of(new)) {
             if old != new {
                 change.left.insert(old);
                 change.entered.insert(new);
             }
         }
     }
+    // No shadow.
+    change.left.remove(&RuleSetId::NONE);
+    change.entered.remove(&RuleSetId::NONE);
     if change.keeps_old {
         change.entered.extend(bound.rule_set_meta.keys());
     }

@@ -3,13 +3,14 @@
 use std::fmt;
 
 use serde::Serialize;
-use sluice_abi::{Addr, Direction, PolicyKind, RuleId};
+use sluice_abi::{Addr, Direction, PolicyKind, Rule, RuleId};
 
 use super::{
     Word,
     nearest::{self, Nearest},
 };
 use crate::{
+    desired::RuleSet,
     verdict::{Flow, Judgement},
     world::{Place, World},
 };
@@ -29,6 +30,9 @@ pub struct Side {
     /// Without one, the rule that came closest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nearest: Option<Nearest>,
+    /// What this end would say if the audited policies were enforced too; none where they make no difference to its rules.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Box<Side>>,
 }
 
 /// What decided about one end.
@@ -88,7 +92,7 @@ pub(super) struct Case<'a> {
 impl Side {
     /// An end that lets everything pass.
     pub(super) const fn plain(reason: Reason) -> Self {
-        Self { verdict: Word::Allow, reason, policies: Vec::new(), rule: None, nearest: None }
+        Self { verdict: Word::Allow, reason, policies: Vec::new(), rule: None, nearest: None, audit: None }
     }
 }
 
@@ -98,9 +102,21 @@ pub(super) fn side(world: &World, place: Option<&Place>, case: &Case<'_>) -> Sid
         return Side::plain(Reason::Outside);
     };
     let direction = if case.own == case.flow.src { Direction::Egress } else { Direction::Ingress };
-    let set = place.rule_set(case.own, direction);
+    let of = |set: Option<&RuleSet>, rule| in_words(world, place, case, set, rule);
+    let audit = judgement.shadow.map(|shadow| Box::new(of(place.shadow(case.own, direction), shadow.rule)));
+    Side { audit, ..of(place.rule_set(case.own, direction), judgement.rule) }
+}
+
+/// What a rule set says, by the rule that matched.
+fn in_words(
+    world: &World,
+    place: &Place,
+    case: &Case<'_>,
+    set: Option<&RuleSet>,
+    decided: Option<Rule>,
+) -> Side {
     let policies = set.iter().flat_map(|set| &set.isolating).map(ToString::to_string).collect();
-    let (reason, rule) = match judgement.rule.map(|rule| rule.id) {
+    let (reason, rule) = match decided.map(|rule| rule.id) {
         None | Some(RuleId::NONE) => (Reason::NoRule, None),
         Some(RuleId::NOT_ISOLATED) => (Reason::NotIsolated, None),
         Some(RuleId::OWN_NODE) if case.own == case.peer => (Reason::Itself, None),
@@ -111,7 +127,8 @@ pub(super) fn side(world: &World, place: Option<&Place>, case: &Case<'_>) -> Sid
         let (protocol, port) = (case.flow.protocol, case.port);
         nearest::of(world, place, set, &nearest::Packet { peer: case.peer, protocol, port })
     });
-    Side { verdict: Word::of(judgement.allows()), reason, policies, rule, nearest }
+    let verdict = Word::of(decided.is_some_and(|rule| rule.allows()));
+    Side { verdict, reason, policies, rule, nearest, audit: None }
 }
 
 /// The name behind a rule's number.

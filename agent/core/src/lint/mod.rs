@@ -19,7 +19,7 @@ use sluice_abi::Direction;
 use crate::{
     cluster,
     cluster::RejectReason,
-    object::{self, NamespacedName, NetworkPolicyPeer, NetworkPolicyPort, Object, ObjectKey},
+    object::{self, NamespacedName, NetworkPolicyPeer, NetworkPolicyPort, Object, ObjectKey, PolicyName},
     world::{Pod, World},
 };
 
@@ -149,6 +149,7 @@ pub fn lint(world: &World) -> Findings {
     let policies = policies(world);
     let mut found = BTreeSet::new();
     not_understood(world, &mut found);
+    audited(world, &mut found);
     selection::lint(world, &policies, &mut found);
     blocks::lint(world, &policies, &mut found);
     ports::lint(world, &policies, &mut found);
@@ -166,6 +167,7 @@ struct Policy<'a> {
     model: &'a cluster::Policy,
     /// The pods it selects, whether it isolates them or not.
     pods: Vec<&'a Pod>,
+    is_audited: bool,
 }
 
 /// A rule of a policy as it stands.
@@ -184,7 +186,8 @@ fn policies(world: &World) -> Vec<Policy<'_>> {
             return None;
         };
         let pods = world.pods().iter().filter(|pod| is_selected(world, name, model, pod)).collect();
-        Some(Policy { name, object, model, pods })
+        let is_audited = world.cluster().audited().contains(&PolicyName::NetworkPolicy(name.clone()));
+        Some(Policy { name, object, model, pods, is_audited })
     };
     world.cluster().policies().iter().filter_map(read).collect()
 }
@@ -249,19 +252,14 @@ fn not_understood(world: &World, found: &mut BTreeSet<Finding>) {
         if matches!(rejected.reason, RejectReason::Except { .. }) {
             continue;
         }
-        let (severity, code, fix) = if rejected.reason == RejectReason::Audit {
-            (Severity::Note, Code::AuditMode, "remove the annotation sluice.dev/mode to enforce it")
-        } else {
-            let fix = "correct the field; the API server refuses most of these";
-            (Severity::Error, Code::NotUnderstood, fix)
-        };
+        let fix = "correct the field; the API server refuses most of these";
         let mut message = rejected.reason.to_string();
         if let Some(cause) = std::error::Error::source(&rejected.reason) {
             message += &format!(": {cause}");
         }
         found.insert(Finding {
-            severity,
-            code,
+            severity: Severity::Error,
+            code: Code::NotUnderstood,
             object: rejected.key.to_string(),
             field: None,
             message,
@@ -269,6 +267,22 @@ fn not_understood(world: &World, found: &mut BTreeSet<Finding>) {
             pods: Vec::new(),
         });
     }
+}
+
+fn audited(world: &World, found: &mut BTreeSet<Finding>) {
+    let finding = |policy: &PolicyName| Finding {
+        severity: Severity::Note,
+        code: Code::AuditMode,
+        object: ObjectKey::from(policy.clone()).to_string(),
+        field: None,
+        message:
+            "only audited: `explain` says what it would do, `sluice policy audit` what it would have dropped"
+                .to_owned(),
+        fix: "remove the annotation sluice.dev/mode, of the policy or of its namespace, to enforce it"
+            .to_owned(),
+        pods: Vec::new(),
+    };
+    found.extend(world.cluster().audited().iter().map(finding));
 }
 
 /// `1 pod`, `2 pods`.

@@ -176,7 +176,7 @@ fn allows_nothing(world: &World, policy: &Policy<'_>) -> Option<Finding> {
     let is_closed = policy.model.isolates == [true; 2] && policy.model.rules.iter().all(Vec::is_empty);
     let is_understood =
         world.rejected().all(|rejected| rejected.key != ObjectKey::NetworkPolicy(policy.name.clone()));
-    if !is_closed || !is_understood || policy.pods.is_empty() {
+    if policy.is_audited || !is_closed || !is_understood || policy.pods.is_empty() {
         return None;
     }
     let is_cut_off = |pod: &&&Pod| {

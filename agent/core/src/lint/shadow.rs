@@ -12,7 +12,8 @@ use crate::object::{IpBlock, LabelSelector, NetworkPolicyPeer, NetworkPolicyPort
 pub(super) fn lint(policies: &[Policy<'_>], found: &mut BTreeSet<Finding>) {
     for policy in policies.iter().filter(|policy| !policy.pods.is_empty()) {
         for rule in policy.rules() {
-            let wider = policies.iter().filter(|other| selects_all_of(other, policy));
+            let counts = |other: &&Policy<'_>| !other.is_audited || policy.is_audited;
+            let wider = policies.iter().filter(counts).filter(|other| selects_all_of(other, policy));
             let mut wider = wider.flat_map(|other| other.rules().map(move |wide| (other, wide)));
             let shadowing = wider.find(|(other, wide)| {
                 let is_itself = other.name == policy.name && wide.index == rule.index;

@@ -32,7 +32,7 @@ pub(crate) use meta::MIRROR;
 pub use meta::{LabelExpression, LabelSelector, Meta, NamespacedName, PortName};
 pub use node::{Namespace, Node, NodeAddress, NodeSpec, NodeStatus};
 pub use pod::{Container, ContainerPort, Pod, PodIp, PodSpec, PodStatus};
-pub(crate) use policy::MODE;
+pub use policy::MODE;
 pub use policy::{
     EgressRule, IngressRule, IpBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
 };

@@ -6,8 +6,8 @@ use serde::Deserialize;
 
 use super::meta::{LabelSelector, Meta, PortName, or_default, protocol, tcp};
 
-/// Annotation of a policy: `audit` keeps it from being enforced.
-pub(crate) const MODE: &str = "sluice.dev/mode";
+/// Annotation of a policy, or of a namespace about its NetworkPolicies: `audit` keeps it from being enforced.
+pub const MODE: &str = "sluice.dev/mode";
 
 /// A NetworkPolicy (`networking.k8s.io/v1`).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]

@@ -45,12 +45,14 @@ impl Place {
 
     /// The policies of the pod at an address in one direction.
     pub fn rule_set(&self, addr: Addr, direction: Direction) -> Option<&RuleSet> {
-        match self.desired.endpoints.get(&addr)? {
-            DesiredEndpoint::Pod { rule_sets, .. } => {
-                self.desired.rule_sets.get(&rule_sets[direction as usize]).map(|set| &**set)
-            }
-            DesiredEndpoint::Host { .. } => None,
-        }
+        let DesiredEndpoint::Pod { rule_sets, .. } = self.desired.endpoints.get(&addr)? else { return None };
+        self.desired.rule_sets.get(&rule_sets[direction as usize]).map(|set| &**set)
+    }
+
+    /// The same with those that are audited, where that is something else.
+    pub fn shadow(&self, addr: Addr, direction: Direction) -> Option<&RuleSet> {
+        let DesiredEndpoint::Pod { shadows, .. } = self.desired.endpoints.get(&addr)? else { return None };
+        self.desired.rule_sets.get(&shadows[direction as usize]?).map(|set| &**set)
     }
 
     /// The numbers of the rule sets of the pod at an address, by [`Direction`].

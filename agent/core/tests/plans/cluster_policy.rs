@@ -3,9 +3,12 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::world;
+
 /// A policy.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
+    mode: u8,
     tier: u8,
     priority: u8,
     subject: u8,
@@ -26,7 +29,9 @@ const FIRST_RANGE: u8 = 6;
 pub(crate) fn shape() -> impl Strategy<Value = Shape> {
     let rule = (0u8..3, 0u8..9, 0u8..6).prop_map(|(action, peer, ports)| Rule { action, peer, ports });
     let rules = || prop::collection::vec(rule.clone(), 0..4);
-    (0u8..3, 0u8..3, 0u8..5, rules(), rules()).prop_map(|(tier, priority, subject, ingress, egress)| Shape {
+    let place = (world::mode(), 0u8..3, 0u8..3, 0u8..5);
+    (place, rules(), rules()).prop_map(|((mode, tier, priority, subject), ingress, egress)| Shape {
+        mode,
         tier,
         priority,
         subject,
@@ -65,7 +70,7 @@ impl Shape {
         json!({
             "apiVersion": "policy.networking.k8s.io/v1alpha2",
             "kind": "ClusterNetworkPolicy",
-            "metadata": {"name": name(number)},
+            "metadata": {"name": name(number), "annotations": world::annotations(self.mode)},
             "spec": {
                 "tier": if self.tier == 0 { "Baseline" } else { "Admin" },
                 "priority": self.priority,

@@ -11,11 +11,12 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use sluice_abi::{Addr, Direction, EndpointId, Identity, endpoint_flags};
+use sluice_abi::{Addr, Direction, Endpoint, EndpointId, Identity, RuleSetId, endpoint_flags};
 use sluice_core::{
     cluster::{Change, LocalEndpoint, NodeName},
     compile::{Compiler, Settings, compile_with},
     diff::{Differ, Limits, Outcome, Rejection, diff},
+    object::ObjectKey,
     plan::{Actual, Key, Step},
 };
 use world::{History, PROBES, World, history, local_node};
@@ -53,6 +54,20 @@ fn passes(actual: &Actual, ((addr, id), direction, peer, (protocol, port)): Ques
     actual.judge(set, peer, protocol, port).is_some_and(|rule| rule.allows())
 }
 
+/// Whether they would if audited policies were enforced too.
+fn shadow_passes(actual: &Actual, question: Question) -> bool {
+    let ((addr, _), direction, peer, (protocol, port)) = question;
+    let endpoint = &actual.endpoints[&addr];
+    let set = match direction {
+        Direction::Ingress => endpoint.shadow_ingress,
+        Direction::Egress => endpoint.shadow_egress,
+    };
+    if set == RuleSetId::NONE {
+        return passes(actual, question);
+    }
+    actual.judge(set, peer, protocol, port).is_some_and(|rule| rule.allows())
+}
+
 fn answers(actual: &Actual, addrs: &BTreeSet<Place>) -> Vec<(Question, bool)> {
     questions(addrs).map(|question| (question, passes(actual, question))).collect()
 }
@@ -66,6 +81,22 @@ fn applied(actual: &Actual, plan: &[Step]) -> Actual {
 /// Whether a step can change an answer.
 fn is_seen(step: &Step) -> bool {
     !matches!(step, Step::Number(..) | Step::Epoch(_) | Step::Grace)
+}
+
+/// Whether something of policy is left out.
+fn is_of_policy(rejection: &Rejection) -> bool {
+    matches!(
+        rejection,
+        Rejection::RuleSet { .. }
+            | Rejection::Addresses { .. }
+            | Rejection::Endpoint { .. }
+            | Rejection::Policies { .. }
+            | Rejection::Audit { .. }
+    )
+}
+
+fn has_shadow(endpoint: &Endpoint) -> bool {
+    [endpoint.shadow_ingress, endpoint.shadow_egress] != [RuleSetId::NONE; 2]
 }
 
 /// What a change is about; the later of two about the same replaces the earlier.
@@ -114,7 +145,10 @@ impl Meanings {
         let sets =
             actual.rule_set_meta.iter().map(|(id, meta)| ("rule set", id.0, format!("{:?}", meta.digest)));
         let rules = actual.rule_meta.iter().map(|(id, meta)| ("rule", id.0, format!("{meta:?}")));
-        let policies = actual.policy_meta.iter().map(|(id, meta)| ("policy", id.0, format!("{meta:?}")));
+        let policies = actual
+            .policy_meta
+            .iter()
+            .map(|(id, meta)| ("policy", id.0, format!("{:?}", (meta.namespace, meta.name, meta.kind))));
         let services = actual.service_meta.iter().map(|(id, meta)| ("service", id.0, format!("{meta:?}")));
         let backends = actual
             .backends
@@ -231,13 +265,17 @@ proptest! {
         run(&history, &Limits::default(), |actual, outcome, _| {
             batches.next().expect("a batch for each plan").iter().for_each(|action| drop(world.act(action)));
             let after = applied(actual, &outcome.plan);
-            let objects = world.objects();
-            let oracle = oracle::Oracle { objects: &objects };
-            for (question, is) in answers(&after, &places(&after)) {
+            let all = world.objects();
+            let enforced = oracle::enforced(&all);
+            let ask = |objects: &[serde_json::Value], question: Question| {
                 let ((addr, _), direction, peer, (protocol, port)) = question;
                 let corners = &mut oracle::Corners::new();
-                let wanted = oracle.judged(addr.into(), direction, peer.into(), (protocol, port), corners);
-                assert_eq!(is, wanted.unwrap_or(is), "{question:?} in {objects:#?}");
+                oracle::Oracle { objects }.judged(addr.into(), direction, peer.into(), (protocol, port), corners)
+            };
+            for (question, is) in answers(&after, &places(&after)) {
+                assert_eq!(is, ask(&enforced, question).unwrap_or(is), "{question:?} in {all:#?}");
+                let would = shadow_passes(&after, question);
+                assert_eq!(would, ask(&all, question).unwrap_or(would), "shadow of {question:?} in {all:#?}");
             }
         });
     }
@@ -316,6 +354,30 @@ proptest! {
     }
 
     #[test]
+    fn audits_take_no_room_from_what_is_enforced(history in history(), limits in world::limits()) {
+        let mut world = World::default();
+        let mut batches = history.iter();
+        run(&history, &Limits::default(), |_, _, compiler| {
+            batches.next().expect("a batch for each plan").iter().for_each(|action| drop(world.act(action)));
+            let mut cluster = compiler.cluster().clone();
+            for policy in compiler.cluster().audited() {
+                cluster.apply(Change::Delete(ObjectKey::from(policy.clone()))).expect("a deletion");
+            }
+            let alone = diff(&compile_with(&cluster, &local_node(), settings()), &Actual::default(), &limits);
+            let both = diff(compiler.desired(), &Actual::default(), &limits);
+            if alone.rejected.iter().any(is_of_policy) {
+                return;
+            }
+            let rejected: Vec<_> = both.rejected.iter().filter(|one| is_of_policy(one)).collect();
+            assert!(rejected.iter().all(|one| matches!(one, Rejection::Audit { .. })), "{rejected:?}");
+            let [alone, both] = [&alone, &both].map(|outcome| applied(&Actual::default(), &outcome.plan));
+            assert_eq!(answers(&alone, &places(&alone)), answers(&both, &places(&alone)));
+            let has_shadow = |actual: &Actual| actual.endpoints.values().any(has_shadow);
+            assert!(!has_shadow(&both) || rejected.is_empty());
+        });
+    }
+
+    #[test]
     fn both_families_fare_alike(history in history()) {
         let history = world::without_ranges(history);
         let last = run(&history, &Limits::default(), |_, _, _| {});
@@ -346,7 +408,7 @@ fn an_identity_that_does_not_fit_leaves_out_its_addresses_and_no_others() {
     let running = |number| world::Action::Pod { number, app: number % 2, phase: 0, ports: 0 };
     // Who may talk to the pods of namespace a: those of either app there, on a port each.
     let rules = (1..3).map(|app| world::RuleShape { peers: vec![app], ports: vec![0] });
-    let spec = world::PolicyShape { selects: 0, types: 0, rules: [rules.collect(), Vec::new()] };
+    let spec = world::PolicyShape { mode: 0, selects: 0, types: 0, rules: [rules.collect(), Vec::new()] };
     let mut batch: Vec<_> = (0..6).map(running).collect();
     batch.push(world::Action::Pod { number: 2, app: 1, phase: 0, ports: 0 });
     batch.extend([world::Action::Attach { number: 0 }, world::Action::Policy { number: 0, spec }]);

@@ -33,7 +33,7 @@ pub(crate) const PROBES: &[(u8, u16)] = &[
 pub(crate) enum Action {
     Pod { number: u8, app: u8, phase: u8, ports: u8 },
     PodGone { number: u8 },
-    Namespace { number: u8, team: u8 },
+    Namespace { number: u8, team: u8, mode: u8 },
     Attach { number: u8 },
     Detach { number: u8 },
     Policy { number: u8, spec: PolicyShape },
@@ -52,6 +52,7 @@ pub(crate) enum Action {
 /// A policy by the numbers of its parts.
 #[derive(Clone, Debug)]
 pub(crate) struct PolicyShape {
+    pub(crate) mode: u8,
     pub(crate) selects: u8,
     pub(crate) types: u8,
     pub(crate) rules: [Vec<RuleShape>; 2],
@@ -157,9 +158,11 @@ impl World {
         match action {
             Action::Pod { number, app, phase, ports } => self.put(pod(*number, *app, *phase, *ports)),
             Action::PodGone { number } => self.remove(ObjectKey::Pod(pod_name(*number))),
-            Action::Namespace { number, team } => {
+            Action::Namespace { number, team, mode } => {
                 let labels = json!({"team": team.to_string()});
-                let metadata = json!({"name": namespace(*number), "labels": labels});
+                let annotations = annotations(*mode);
+                let metadata =
+                    json!({"name": namespace(*number), "labels": labels, "annotations": annotations});
                 self.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
             }
             Action::Attach { number } => self.attach(*number),
@@ -250,7 +253,7 @@ fn policy(number: u8, shape: &PolicyShape) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {"namespace": name.namespace, "name": name.name},
+        "metadata": {"namespace": name.namespace, "name": name.name, "annotations": annotations(shape.mode)},
         "spec": {
             "podSelector": app_selector(shape.selects),
             "policyTypes": types,
@@ -258,6 +261,20 @@ fn policy(number: u8, shape: &PolicyShape) -> Value {
             "egress": rules(1, "to"),
         },
     })
+}
+
+/// Says whether a policy is enforced, or nothing.
+pub(crate) fn annotations(mode: u8) -> Value {
+    match mode {
+        1 => json!({"sluice.dev/mode": "audit"}),
+        2 => json!({"sluice.dev/mode": "enforce"}),
+        _ => json!({}),
+    }
+}
+
+/// Mostly nothing said.
+pub(crate) fn mode() -> impl Strategy<Value = u8> {
+    prop_oneof![6 => Just(0u8), 3 => Just(1u8), 1 => Just(2u8)]
 }
 
 /// Selects an app, or all.
@@ -385,16 +402,16 @@ fn action() -> impl Strategy<Value = Action> {
     let rule = (prop::collection::vec(0u8..12, 0..3), prop::collection::vec(0u8..5, 0..2))
         .prop_map(|(peers, ports)| RuleShape { peers, ports });
     let rules = || prop::collection::vec(rule.clone(), 0..3);
-    let spec = (0u8..3, 0u8..4, rules(), rules()).prop_map(|(selects, types, ingress, egress)| PolicyShape {
-        selects,
-        types,
-        rules: [ingress, egress],
-    });
+    let spec =
+        (mode(), 0u8..3, 0u8..4, rules(), rules()).prop_map(|(mode, selects, types, ingress, egress)| {
+            PolicyShape { mode, selects, types, rules: [ingress, egress] }
+        });
     prop_oneof![
         6 => (0u8..6, 0u8..2, prop_oneof![4 => Just(0u8), 1 => Just(1u8)], 0u8..3)
             .prop_map(|(number, app, phase, ports)| Action::Pod { number, app, phase, ports }),
         1 => (0u8..6).prop_map(|number| Action::PodGone { number }),
-        1 => (0u8..2, 0u8..2).prop_map(|(number, team)| Action::Namespace { number, team }),
+        1 => (0u8..2, 0u8..2, mode())
+            .prop_map(|(number, team, mode)| Action::Namespace { number, team, mode }),
         4 => (0u8..3).prop_map(|number| Action::Attach { number }),
         1 => (0u8..3).prop_map(|number| Action::Detach { number }),
         6 => (0u8..4, spec).prop_map(|(number, spec)| Action::Policy { number, spec }),

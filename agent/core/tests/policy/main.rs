@@ -18,7 +18,7 @@ use sluice_core::{
     diff::{Limits, Rejection, diff},
     object::ObjectKey,
     plan::Actual,
-    verdict::{Flow, verdict},
+    verdict::{Answer, Flow, verdict},
 };
 use world::{Chance, NODE};
 
@@ -57,10 +57,26 @@ fn flow(packet: &Packet) -> Flow {
     Flow { src: src.into(), dst: dst.into(), protocol, port }
 }
 
+/// Whether a packet passes, and whether audited policies would drop it all the same: as the API says.
+fn wanted(objects: &[Value], packet: &Packet, corners: &mut Corners) -> (bool, bool) {
+    let passes = flow::allows(&oracle::enforced(objects), NODE, packet, corners);
+    let would_drop = passes && !flow::allows(objects, NODE, packet, &mut Corners::new());
+    if would_drop {
+        oracle::hit(corners, "an audited policy would drop", true);
+    }
+    (passes, would_drop)
+}
+
+/// The same as the maps say.
+fn found(actual: &Actual, packet: &Packet) -> (bool, bool) {
+    let answer = verdict(actual, &flow(packet));
+    let Answer::Direct(judged) = &answer else { return (answer.allows(), false) };
+    (judged.allows(), judged.would_drop().next().is_some())
+}
+
 /// Whether oracle and maps differ.
 fn differs(objects: &[Value], packet: &Packet) -> bool {
-    let wanted = flow::allows(objects, NODE, packet, &mut Corners::new());
-    verdict(&compiled(objects), &flow(packet)).allows() != wanted
+    found(&compiled(objects), packet) != wanted(objects, packet, &mut Corners::new())
 }
 
 /// The same case with as few objects and rules as still make it.
@@ -116,18 +132,18 @@ fn the_compiled_policies_say_what_the_api_says() {
         let actual = compiled(&objects);
         for _ in 0..PACKETS {
             let packet = world::packet(&mut chance);
-            let wanted = flow::allows(&objects, NODE, &packet, &mut corners);
-            let found = verdict(&actual, &flow(&packet));
-            if found.allows() != wanted {
+            let wanted = wanted(&objects, &packet, &mut corners);
+            let found = found(&actual, &packet);
+            if found != wanted {
                 let few = smaller(objects.clone(), &packet);
                 let text: Vec<String> = few.iter().map(Value::to_string).collect();
                 panic!(
-                    "seed {seed}: {packet:?} allowed by the API {wanted}, found {found:?} in\n{}",
+                    "seed {seed}: {packet:?}: (passes, would drop) by the API {wanted:?}, found {found:?} in\n{}",
                     text.join("\n")
                 );
             }
             asked += 1;
-            allowed += u64::from(wanted);
+            allowed += u64::from(wanted.0);
         }
     }
     eprintln!("{asked} packets, {allowed} allowed");
@@ -152,6 +168,7 @@ const CORNERS: &[&str] = &[
     "Admin denies",
     "Admin passes on",
     "an Accept of an unknown peer",
+    "an audited policy would drop",
     "an exception of an ipBlock",
     "an ipBlock with a pod's address",
     "Baseline accepts",

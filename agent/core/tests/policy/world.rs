@@ -84,7 +84,19 @@ pub(crate) fn objects(chance: &mut Chance) -> Vec<Value> {
     for number in 0..cluster_policies {
         objects.push(cluster_policy(number, chance));
     }
+    objects.iter_mut().for_each(|object| set_mode(object, chance));
     objects
+}
+
+/// Some policies are audited, all of some namespaces, and some say that they are enforced.
+fn set_mode(object: &mut Value, chance: &mut Chance) {
+    let mode = match object["kind"].as_str() {
+        Some("Namespace") if chance.once_in(8) => "audit",
+        Some("NetworkPolicy" | "ClusterNetworkPolicy") if chance.once_in(6) => "audit",
+        Some("NetworkPolicy") if chance.once_in(8) => "enforce",
+        _ => return,
+    };
+    object["metadata"]["annotations"]["sluice.dev/mode"] = json!(mode);
 }
 
 fn node(name: &str, number: u8) -> Value {

@@ -3,12 +3,14 @@
 //! It shares no code with the compiler. Quotations are from `networking.k8s.io/v1` and `policy.networking.k8s.io/v1alpha2`;
 //! where a text leaves something open, the comment says what Sluice promises.
 
+mod audit;
 mod ports;
 mod sound;
 mod words;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+pub(crate) use audit::enforced;
 use ports::{is_port, is_protocol};
 
 use serde_json::Value;
