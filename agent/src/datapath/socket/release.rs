@@ -7,20 +7,21 @@
 //! **Invariant: a socket that is led is known until it is closed.** `SOCKET_CONNECTIONS` forgets none to make room.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     io,
     sync::mpsc::{Receiver, RecvTimeoutError},
     time::Duration,
 };
 
-use sluice_abi::{
-    Addr, BackendId, BackendState, FrontendKey, FrontendScope, SocketConnection, SocketPeer, protocol,
-};
+use sluice_abi::{BackendId, FrontendScope, SocketConnection, SocketPeer, protocol};
 use sluice_maps::{Maps, MapsError};
 use tracing::{debug, info, warn};
 
 use super::diag::Diag;
-use crate::causes::Causes;
+use crate::{
+    causes::Causes,
+    datapath::members::{self, Members},
+};
 
 /// A socket is led a moment before it is connected: what is not found connected is looked for again after these.
 const SECOND_LOOKS: [Duration; 3] =
@@ -124,65 +125,21 @@ fn forget(maps: &Maps, cookie: u64, ended: &SocketPeer) -> Result<(), MapsError>
 /// Connections whose backend is gone, or has left their Service for others; and those without one where there is one now.
 /// Sockets that have been connected elsewhere since are among them.
 fn stale(maps: &Maps) -> Result<HashMap<u64, SocketConnection>, MapsError> {
-    let mut frontends = Frontends { maps, members: HashMap::new() };
+    let mut members = Members::new(maps);
     let mut stale = HashMap::new();
     for (cookie, connection) in maps.socket_connections.entries()? {
-        if frontends.is_stale(&connection.peer)? {
+        if is_stale(maps, &mut members, &connection.peer)? {
             stale.insert(cookie, connection);
         }
     }
     Ok(stale)
 }
 
-/// What frontends lead to, each read once.
-struct Frontends<'m> {
-    maps: &'m Maps,
-    /// By address and port, network order; none where no frontend is.
-    members: HashMap<(Addr, [u8; 2]), Option<BTreeSet<BackendId>>>,
-}
-
-impl Frontends<'_> {
-    fn is_stale(&mut self, peer: &SocketPeer) -> Result<bool, MapsError> {
-        let backend = self.maps.backends.get(&peer.backend)?;
-        // One that is ending, and serves while it does, keeps what it has.
-        if backend.is_some_and(|backend| backend.state != BackendState::Active as u8) {
-            return Ok(false);
-        }
-        let Some(members) = self.members(peer)? else {
-            return Ok(true); // a Service that is gone: the address is an ordinary one
-        };
-        Ok(match peer.backend {
-            BackendId::NONE => !members.is_empty(),
-            id => backend.is_none() || !members.contains(&id),
-        })
+fn is_stale(maps: &Maps, members: &mut Members<'_>, peer: &SocketPeer) -> Result<bool, MapsError> {
+    let key = members::frontend(peer.addr, peer.port, protocol::UDP, FrontendScope::Internal);
+    if peer.backend == BackendId::NONE {
+        // A Service that is gone leaves an ordinary address.
+        return Ok(members.of(key)?.is_none_or(|members| !members.is_empty()));
     }
-
-    fn members(&mut self, peer: &SocketPeer) -> Result<&Option<BTreeSet<BackendId>>, MapsError> {
-        let at = (peer.addr, peer.port);
-        if !self.members.contains_key(&at) {
-            let members = read_members(self.maps, peer)?;
-            self.members.insert(at, members);
-        }
-        Ok(&self.members[&at])
-    }
-}
-
-/// The backends of the frontend under the address, or of the node port; read again when it was flipped meanwhile.
-fn read_members(maps: &Maps, peer: &SocketPeer) -> Result<Option<BTreeSet<BackendId>>, MapsError> {
-    let node = if peer.addr.is_v4() { FrontendKey::NODE_V4 } else { FrontendKey::NODE_V6 };
-    for addr in [peer.addr, node] {
-        let scope = FrontendScope::Internal as u8;
-        let key = FrontendKey { addr, port: peer.port, protocol: protocol::UDP, scope };
-        let mut found = maps.frontends.get(&key)?;
-        while let Some(frontend) = found {
-            let (first, count) = frontend.members();
-            let members =
-                (first..first + count).map(|slot| maps.slots.get(slot)).collect::<Result<_, _>>()?;
-            found = maps.frontends.get(&key)?;
-            if found == Some(frontend) {
-                return Ok(Some(members));
-            }
-        }
-    }
-    Ok(None)
+    Ok(maps.backends.get(&peer.backend)?.is_none() || members.has_left(key, peer.backend)?)
 }
