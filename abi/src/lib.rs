@@ -49,7 +49,8 @@ pub use policy::{Direction, PolicyId, Rule, RuleId, RuleKey, RuleSetId, RuleVerd
 pub use ports::{PortUse, Ports};
 pub use service::{
     Affinity, AffinityKey, Backend, BackendId, BackendState, Frontend, FrontendKey, FrontendScope, NodeAddr,
-    NodeFamily, ServiceId, SocketPeer, SocketPeerKey, SourceRangeKey, frontend_flags, node_flags,
+    NodeFamily, ServiceId, SocketConnection, SocketPeer, SocketPeerKey, SourceRangeKey, frontend_flags,
+    node_flags,
 };
 pub use text::Text;
 

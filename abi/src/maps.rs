@@ -5,8 +5,8 @@
 use crate::{
     Addr, Affinity, AffinityKey, Backend, Counter, CtEntry, DropKey, DropReason, DropRecord, Endpoint,
     EndpointMeta, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, IdentityMeta, NodeAddr,
-    PolicyMeta, Ports, Rule, RuleKey, RuleMeta, RuleSetMeta, ServiceMeta, SocketPeer, SocketPeerKey,
-    SourceRangeKey,
+    PolicyMeta, Ports, Rule, RuleKey, RuleMeta, RuleSetMeta, ServiceMeta, SocketConnection, SocketPeer,
+    SocketPeerKey, SourceRangeKey,
 };
 
 /// `BPF_F_NO_PREALLOC` (`linux/bpf.h`): memory is taken when an entry is made, and an update replaces the
@@ -117,6 +117,8 @@ maps! {
     NO_MASQUERADE: LpmTrie<LpmKey<Addr>, u32>, 16_384, NO_PREALLOC;
     /// Sockets of the node's own processes → the Service they asked, for `recvmsg` and `getpeername`.
     SOCKET_PEERS: LruHash<SocketPeerKey, SocketPeer>, 16_384, 0;
+    /// Cookie → where a connected UDP socket of the node's own processes was led; gone with the socket.
+    SOCKET_CONNECTIONS: Hash<u64, SocketConnection>, 65_536, NO_PREALLOC;
     /// Packets and bytes by drop reason, per CPU; place 0 counts what was forwarded to or from pods, the last one flows that
     /// audited policies would have dropped.
     COUNTERS: PerCpuArray<u32, Counter>, DropReason::PLACES, 0;

@@ -233,3 +233,18 @@ pub struct SocketPeer {
     pub reserved: [u8; 2],
 }
 pod!(SocketPeer, 28);
+
+/// Value of `SOCKET_CONNECTIONS`, under `bpf_get_socket_cookie`: what a UDP socket was connected to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct SocketConnection {
+    /// What the process believes it talks to.
+    pub peer: SocketPeer,
+    /// Where its datagrams go: the backend's address, or the loopback that refuses them.
+    pub addr: Addr,
+    /// The port there, network order.
+    pub port: [u8; 2],
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+pod!(SocketConnection, 48);

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use sluice_abi::{Addr, CtEntry, CtState, FlowKey, Tuple, flow_flags, protocol};
+use sluice_abi::{
+    Addr, Backend, BackendId, BackendState, CtEntry, CtState, Endpoint, FlowKey, Frontend, FrontendKey,
+    FrontendScope, Tuple, flow_flags, protocol,
+};
 use sluice_agent::datapath::{Swept, purge, sweep};
 use sluice_maps::{Maps, testing::PrivateBpffs};
 
@@ -84,4 +87,57 @@ fn an_alias_goes_when_its_flow_goes_by_another_name() {
     let (key, entry) = flow(&tuple(1, 1), &tuple(1, 1), 0);
     maps.ct_confirmed.put(&key, &entry).expect("put");
     assert_eq!(sweep(&maps, 1).expect("swept"), Swept { live: 1, deleted: 1 });
+}
+
+#[test]
+fn udp_flows_on_a_backend_that_left_their_service_for_others_go_with_their_aliases() {
+    let bpffs = PrivateBpffs::mount();
+    let maps = Maps::create(bpffs.path()).expect("maps");
+    let now_ns = 100_000 << 30;
+    let [here, elsewhere, ending] = [7, 8, 9].map(BackendId);
+    for (id, state) in
+        [(here, BackendState::Active), (elsewhere, BackendState::Active), (ending, BackendState::Terminating)]
+    {
+        let addr = Addr::v4([10, 244, 2, id.0 as u8]);
+        let backend = Backend { addr, protocol: protocol::UDP, state: state as u8, port: [0, 53] };
+        maps.backends.put(&id, &backend).expect("put");
+    }
+    maps.slots.put(3, &here).expect("put");
+    // What a pod asks, what a client outside asks of any own address, and a Service that is gone.
+    let frontend = Frontend { first_slot: 3, count: 1, backends: 1, ..Frontend::default() };
+    let vip = Addr::v4([10, 96, 0, 1]);
+    for (addr, scope) in [(vip, FrontendScope::Internal), (FrontendKey::NODE_V4, FrontendScope::External)] {
+        let key = FrontendKey { addr, port: [0, 53], protocol: protocol::UDP, scope: scope as u8 };
+        maps.frontends.put(&key, &frontend).expect("put");
+    }
+    maps.endpoints.put(&Addr::v4([10, 244, 1, 1]), &Endpoint::default()).expect("put");
+    for (client, service) in [
+        ([10, 244, 1, 1], [10, 96, 0, 1]),
+        ([198, 51, 100, 9], [192, 0, 2, 1]),
+        ([10, 244, 1, 1], [10, 96, 0, 99]),
+    ] {
+        for backend in [here, elsewhere, ending] {
+            let sent = Tuple {
+                src: Addr::v4(client),
+                dst: Addr::v4(service),
+                src_port: [4, backend.0 as u8],
+                dst_port: [0, 53],
+                protocol: protocol::UDP,
+                ..Tuple::default()
+            };
+            let at = Addr::v4([10, 244, 2, backend.0 as u8]);
+            let direct = Tuple { dst: at, src_port: [service[3], backend.0 as u8], ..sent };
+            let (key, is_forward) = FlowKey::of(&sent);
+            let orientation = if is_forward { flow_flags::OPENER_IS_KEY_SRC } else { 0 };
+            let flags = flow_flags::ALIAS | orientation;
+            let alias = CtEntry { other: direct, backend, flags, ..CtEntry::default() };
+            maps.ct_confirmed.put(&key, &alias).expect("put");
+            let (key, entry) = flow(&direct, &sent, now_ns);
+            maps.ct_confirmed.put(&key, &entry).expect("put");
+        }
+    }
+    // Of the Service that is gone both that take new flows, of the others the one that does so elsewhere.
+    let first = sweep(&maps, now_ns).expect("swept");
+    let second = sweep(&maps, now_ns).expect("swept");
+    assert_eq!((second.live, first.deleted + second.deleted), (5, 8));
 }

@@ -498,7 +498,8 @@ pub(crate) struct Quoted {
 
 /// Reads the packet an ICMP error quotes: its IP header and at least eight bytes more (RFC 792, RFC 4443).
 ///
-/// `None` when it is too short, a later fragment, or has extension headers: such an error is related to nothing.
+/// `false` when it is too short, a later fragment, or has extension headers other than a first fragment's: such an error
+/// is related to nothing.
 #[inline(never)]
 pub(crate) fn quoted(ctx: &TcContext, icmp_offset: u32, is_v4: bool, out: &mut Quoted) -> bool {
     out.l3_offset = icmp_offset + 8;
@@ -537,7 +538,16 @@ fn quoted_v4(ctx: &TcContext, out: &mut Quoted) -> Result<(), DropReason> {
 
 #[inline(never)]
 fn quoted_v6(ctx: &TcContext, out: &mut Quoted) -> Result<(), DropReason> {
-    let [next_header]: [u8; 1] = load(ctx, out.l3_offset + 6)?;
+    let [mut next_header]: [u8; 1] = load(ctx, out.l3_offset + 6)?;
+    out.l4_offset = out.l3_offset + IPV6_LEN as u32;
+    if next_header == next_header::FRAGMENT {
+        let [next, _, b2, b3, ..] = load::<[u8; 8]>(ctx, out.l4_offset)?;
+        if u16::from_be_bytes([b2, b3]) & 0xfff8 != 0 {
+            return Err(DropReason::Malformed);
+        }
+        next_header = next;
+        out.l4_offset += 8;
+    }
     // SAFETY: source and destination are the first 32 bytes of a tuple, and any bytes are addresses.
     let result = unsafe {
         bpf_skb_load_bytes(
@@ -556,6 +566,5 @@ fn quoted_v6(ctx: &TcContext, out: &mut Quoted) -> Result<(), DropReason> {
     out.tuple.src_port = [0; 2];
     out.tuple.dst_port = [0; 2];
     out.tuple.protocol = next_header;
-    out.l4_offset = out.l3_offset + IPV6_LEN as u32;
     Ok(())
 }

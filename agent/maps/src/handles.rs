@@ -7,7 +7,7 @@ use sluice_abi::{
     Addr, Affinity, AffinityKey, Backend, BackendId, CtEntry, DropKey, DropRecord, Endpoint, EndpointId,
     EndpointMeta, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, FrontendScope, Identity,
     IdentityMeta, NodeAddr, PolicyId, PolicyMeta, PortUse, Ports, Prefix, Rule, RuleId, RuleMeta, RuleSetId,
-    RuleSetMeta, ServiceId, ServiceMeta, SocketPeer, SocketPeerKey,
+    RuleSetMeta, ServiceId, ServiceMeta, SocketConnection, SocketPeer, SocketPeerKey,
     maps::{self as specs, MapSpec, Numbers},
 };
 
@@ -111,6 +111,8 @@ handles! {
     pub no_masquerade: Table<Prefix, u32> = NO_MASQUERADE;
     /// `SOCKET_PEERS`.
     pub socket_peers: Table<SocketPeerKey, SocketPeer> = SOCKET_PEERS;
+    /// `SOCKET_CONNECTIONS`, by the sockets' cookies.
+    pub socket_connections: Table<u64, SocketConnection> = SOCKET_CONNECTIONS;
     /// `COUNTERS`.
     pub counters: Counters = COUNTERS;
     /// `DROP_RECORDS`.

@@ -66,6 +66,7 @@ macro_rules! plain_keys {
 
 plain_keys! {
     u32, key => key.to_string();
+    u64, key => key.to_string();
     Addr, key => key.to_string();
     BackendId, key => format!("backend {}", key.0);
     EndpointId, key => format!("endpoint {}", key.0);

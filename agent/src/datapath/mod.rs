@@ -1,7 +1,7 @@
 //! The programs in the kernel: loaded or taken over, attached to devices, kept alive by pins.
 //!
 //! [`loader`] loads and pins, [`attach`] attaches, [`succession`] takes over from another version, [`clsact`] removes filters,
-//! [`sweep`] forgets flows that have expired; [`xdp`] does it for the program that uplinks may run before tc's; [`socket`] does
+//! [`sweep`] forgets flows that have expired or are led where `members` says they should not be; [`xdp`] does it for the program that uplinks may run before tc's; [`socket`] does
 //! all of it for the programs that see the node's own processes, in the cgroup that [`cgroup`] finds.
 //!
 //! **Invariant: the agent's death changes nothing.** Maps, programs and links are pinned under the ABI's folder; an
@@ -14,6 +14,7 @@ mod attach;
 mod cgroup;
 mod clsact;
 mod loader;
+mod members;
 mod socket;
 mod succession;
 mod sweep;

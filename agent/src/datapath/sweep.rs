@@ -1,12 +1,18 @@
-//! Forgetting flows: those that have expired, and those of an address that is gone.
+//! Forgetting flows: those that have expired, those of an address that is gone, and those over UDP whose backend has left
+//! their Service and lives on for another.
 //!
-//! The datapath judges expiry itself, by timestamp; the sweeper only gives the room back. An entry is looked at again
-//! just before it is deleted, since a packet may have revived it.
+//! The datapath judges expiry itself, by timestamp; the sweeper only gives the room back. It also notices a backend that is
+//! gone or takes no new flows, but not for whom one does: to ask that for every packet would cost each of them two
+//! lookups more. An entry is looked at again just before it is deleted, since a packet may have revived it.
 
 use std::collections::BTreeSet;
 
-use sluice_abi::{Addr, CtEntry, CtState, FlowKey, flow_flags};
+use sluice_abi::{
+    Addr, BackendId, CtEntry, CtState, FlowKey, FrontendScope, Tuple, endpoint_flags, flow_flags, protocol,
+};
 use sluice_maps::{Maps, MapsError, Table};
+
+use super::members::{self, Members};
 
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -17,12 +23,14 @@ pub struct Swept {
     pub deleted: usize,
 }
 
-/// Deletes expired flows, and aliases whose flow is gone. `now_ns` is `CLOCK_MONOTONIC`.
+/// Deletes expired flows, aliases whose flow is gone, and UDP flows on backends that have left their Service. `now_ns` is
+/// `CLOCK_MONOTONIC`.
 ///
 /// # Errors
 /// The first map that could not be read or written.
 pub fn sweep(maps: &Maps, now_ns: u64) -> Result<Swept, MapsError> {
     let mut swept = Swept::default();
+    let mut members = Members::new(maps);
     for table in [&maps.ct_confirmed, &maps.ct_half_open] {
         let mut dead = Vec::new();
         table.for_each(|key, entry| {
@@ -36,7 +44,9 @@ pub fn sweep(maps: &Maps, now_ns: u64) -> Result<Swept, MapsError> {
             let Some(entry) = table.get(&key)? else {
                 continue;
             };
-            if is_dead(maps, &key, &entry, now_ns)? && table.delete(&key)? {
+            if is_stray(maps, &mut members, &key, &entry)? {
+                swept.deleted += forget(maps, &[key, FlowKey::of(&entry.other).0])?;
+            } else if is_dead(maps, &key, &entry, now_ns)? && table.delete(&key)? {
                 swept.deleted += 1;
             }
         }
@@ -68,6 +78,36 @@ fn purge_table(table: &Table<FlowKey, CtEntry>, addrs: &BTreeSet<Addr>) -> Resul
         deleted += usize::from(table.delete(&key)?);
     }
     Ok(deleted)
+}
+
+/// Deletes these flows, in whichever table they are by now.
+fn forget(maps: &Maps, keys: &[FlowKey]) -> Result<usize, MapsError> {
+    let mut deleted = 0;
+    for key in keys {
+        for table in [&maps.ct_half_open, &maps.ct_confirmed] {
+            deleted += usize::from(table.delete(key)?);
+        }
+    }
+    Ok(deleted)
+}
+
+/// Whether the alias leads a UDP flow to a backend that takes new ones of other Services only. What a pod of this node
+/// opens goes to Services as pods see them, all else as clients outside do.
+fn is_stray(
+    maps: &Maps,
+    members: &mut Members<'_>,
+    key: &FlowKey,
+    entry: &CtEntry,
+) -> Result<bool, MapsError> {
+    let is_alias = entry.flags & flow_flags::ALIAS != 0;
+    if !is_alias || key.0.protocol != protocol::UDP || entry.backend == BackendId::NONE {
+        return Ok(false);
+    }
+    let Tuple { src, dst, dst_port, .. } =
+        if entry.flags & flow_flags::OPENER_IS_KEY_SRC != 0 { key.0 } else { key.0.reversed() };
+    let is_pod = maps.endpoints.get(&src)?.is_some_and(|found| found.flags & endpoint_flags::HOST == 0);
+    let scope = if is_pod { FrontendScope::Internal } else { FrontendScope::External };
+    members.has_left(members::frontend(dst, dst_port, protocol::UDP, scope), entry.backend)
 }
 
 fn is_dead(maps: &Maps, key: &FlowKey, entry: &CtEntry, now_ns: u64) -> Result<bool, MapsError> {

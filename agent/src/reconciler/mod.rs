@@ -16,6 +16,7 @@
 mod endpoints;
 mod rejections;
 mod services;
+mod strays;
 mod uplinks;
 
 use std::{
@@ -34,6 +35,7 @@ use sluice_core::{
     plan::{Actual, Entry, Key, Plan, Step},
 };
 use sluice_maps::{Maps, MapsError};
+use strays::Before;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{JoinError, JoinHandle},
@@ -145,6 +147,8 @@ pub struct Reconciler {
     /// Opened a second time: expired flows are looked for on another thread.
     swept_maps: Arc<Maps>,
     sweeping: Option<JoinHandle<Result<Swept, MapsError>>>,
+    /// Whether there is something to find since that began.
+    sweep_again: bool,
     /// Addresses of pods that are gone, whose flows are to be forgotten.
     departed: BTreeSet<Addr>,
     metrics: Metrics,
@@ -193,6 +197,7 @@ impl Reconciler {
             is_unpinned: false,
             swept_maps,
             sweeping: None,
+            sweep_again: false,
             departed: BTreeSet::new(),
             metrics: Metrics::default(),
         };
@@ -268,10 +273,16 @@ impl Reconciler {
         }
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP;
-            if self.sweeping.is_none() {
-                let maps = Arc::clone(&self.swept_maps);
-                self.sweeping = Some(tokio::task::spawn_blocking(move || sweep(&maps, monotonic_ns())));
-            }
+            self.sweep();
+        }
+    }
+
+    /// Looks for flows to forget, unless that is being done: then once more when it is.
+    fn sweep(&mut self) {
+        self.sweep_again = self.sweeping.is_some();
+        if !self.sweep_again {
+            let maps = Arc::clone(&self.swept_maps);
+            self.sweeping = Some(tokio::task::spawn_blocking(move || sweep(&maps, monotonic_ns())));
         }
     }
 
@@ -280,6 +291,9 @@ impl Reconciler {
             Ok(Ok(swept)) => self.metrics.set_flows(swept.live),
             Ok(Err(error)) => error!(error = %Causes(&error), "expired flows stay"),
             Err(error) => error!(error = %Causes(&error), "expired flows stay"),
+        }
+        if self.sweep_again {
+            self.sweep();
         }
     }
 
@@ -396,6 +410,7 @@ impl Reconciler {
         // Everything is in force before the first wait for readers; nobody has to wait for the clearing up after it.
         let is_grace = |step: &Step| matches!(step, Step::Grace);
         let clearing_up = plan.split_off(plan.iter().position(is_grace).unwrap_or(plan.len()));
+        let before = Before::of(&plan, &self.actual);
         self.execute(&plan)?;
         self.put_programs_in_place()?;
         self.metrics.plan_seconds.observe(begun.elapsed().as_secs_f64());
@@ -403,6 +418,9 @@ impl Reconciler {
         self.answer_waiters();
         self.publish_health_checks();
         self.execute(&clearing_up)?;
+        if before.has_strays(&self.actual) {
+            self.sweep();
+        }
         self.dirty = !rejected.is_empty() && !clearing_up.is_empty();
         if self.published.send_if_modified(|published| !std::mem::replace(&mut published.ready, true)) {
             info!(steps = plan.len() + clearing_up.len(), "first plan in force");

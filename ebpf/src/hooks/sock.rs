@@ -1,13 +1,16 @@
 //! Calls of the node's own processes on their sockets: cgroup hooks at the node's cgroup2 root.
 //!
 //! `connect` and `sendmsg` to a Service's address go to a backend, `recvmsg` and `getpeername` answer with the Service's
-//! address. A program for each call and family, because the kernel lets each see only its own fields; an IPv4 address in
+//! address, and what is closed is forgotten. A program for each call and family, because the kernel lets each see only its own fields; an IPv4 address in
 //! an IPv6 socket is an [`Addr`] like any other.
 //!
 //! Everything else passes after one comparison: the socket's network namespace is not the node's. Pods' sockets are led where
 //! it is asked for (`--socket-lb-pods`).
 
-use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use aya_ebpf::{
+    macros::{cgroup_sock, cgroup_sock_addr},
+    programs::{SockAddrContext, SockContext},
+};
 use sluice_abi::{Addr, protocol};
 
 use crate::service::socket::{self, Outcome, Place};
@@ -94,6 +97,13 @@ pub(crate) fn sock_peername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub(crate) fn sock_peername6(ctx: SockAddrContext) -> i32 {
     believe6(&ctx)
+}
+
+/// The end of a socket, in whatever namespace: its cookie is nobody else's.
+#[cgroup_sock(sock_release)]
+pub(crate) fn sock_release(ctx: SockContext) -> i32 {
+    socket::closed(&ctx);
+    PROCEED
 }
 
 #[inline(always)]

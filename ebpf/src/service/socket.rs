@@ -1,15 +1,20 @@
 //! Services for sockets of the node's own processes: what an address a process names leads to, and back.
 //!
 //! The socket is led to the backend itself, so its packets need no translation; what the process believes it talks to is
-//! kept in `SOCKET_PEERS`.
+//! kept in `SOCKET_PEERS`, and of connected UDP sockets, which user space has to find again, in `SOCKET_CONNECTIONS`.
 //!
 //! **Invariant: the stack only.** These programs run in process context, where a packet's program may interrupt them on
 //! the same CPU: they never touch `SCRATCH`.
 
-use aya_ebpf::{Global, helpers, macros::map, maps::LruHashMap, programs::SockAddrContext};
+use aya_ebpf::{
+    Global, helpers,
+    macros::map,
+    maps::{HashMap, LruHashMap},
+    programs::{SockAddrContext, SockContext},
+};
 use sluice_abi::{
-    Addr, AffinityKey, Backend, BackendId, DropReason, Frontend, FrontendKey, FrontendScope, SocketPeer,
-    SocketPeerKey, endpoint_flags, frontend_flags, maps, protocol,
+    Addr, AffinityKey, Backend, BackendId, BackendState, DropReason, Frontend, FrontendKey, FrontendScope,
+    SocketConnection, SocketPeer, SocketPeerKey, endpoint_flags, frontend_flags, maps, protocol,
 };
 
 use super::{affinity, lookup, select, source};
@@ -22,6 +27,10 @@ static NETNS_COOKIE: Global<u64> = Global::new(0);
 #[map]
 static SOCKET_PEERS: LruHashMap<SocketPeerKey, SocketPeer> =
     LruHashMap::with_max_entries(maps::SOCKET_PEERS.max_entries, maps::SOCKET_PEERS.flags);
+
+#[map]
+static SOCKET_CONNECTIONS: HashMap<u64, SocketConnection> =
+    HashMap::with_max_entries(maps::SOCKET_CONNECTIONS.max_entries, maps::SOCKET_CONNECTIONS.flags);
 
 /// The loopback address (RFC 4291, section 2.5.3).
 pub(crate) const LOOPBACK_V6: Addr = Addr([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
@@ -111,9 +120,12 @@ pub(crate) fn connect(
     } else if frontend.flags & frontend_flags::LOCAL != 0 {
         return deny(to, protocol, DropReason::NoLocalBackend);
     }
-    // A refused connection is none, a refused datagram socket is connected.
-    if peer.backend != BackendId::NONE || protocol == protocol::UDP {
-        remember(cookie(ctx), &place, &peer);
+    let socket = cookie(ctx);
+    if protocol == protocol::UDP {
+        remember_connection(socket, &place, &peer);
+    } else if peer.backend != BackendId::NONE {
+        // A refused connection is none.
+        remember(socket, &place, &peer);
     }
     Outcome::Led(place)
 }
@@ -134,7 +146,8 @@ fn connect_pod(ctx: &SockAddrContext, frontend: &Frontend, to: &Place, protocol:
 
 /// Leads a datagram of a socket that is not connected.
 ///
-/// The socket keeps its backend while that serves: several datagrams may belong together, as they would in a flow.
+/// The socket keeps its backend while that serves: several datagrams may belong together, as they would in a flow. One that
+/// takes new flows for other Services only has left this one.
 #[inline(always)]
 pub(crate) fn send(ctx: &SockAddrContext, asker: Asker, to: &Place, protocol: u8) -> Outcome {
     let Some(frontend) = frontend(asker, to, protocol) else {
@@ -143,6 +156,9 @@ pub(crate) fn send(ctx: &SockAddrContext, asker: Asker, to: &Place, protocol: u8
     let socket = cookie(ctx);
     let kept = peer(socket, to).filter(|kept| kept.service == frontend.service);
     let kept = kept.and_then(|kept| Some((kept, lookup::backend(kept.backend)?)));
+    let kept = kept.filter(|(kept, backend)| {
+        backend.state != BackendState::Active as u8 || lookup::is_member(frontend, kept.backend)
+    });
     let (peer, backend) = match kept {
         Some(kept) => kept,
         None if !may_use(frontend, to) => return deny(to, protocol, DropReason::SourceRange),
@@ -172,7 +188,28 @@ pub(crate) fn send(ctx: &SockAddrContext, asker: Asker, to: &Place, protocol: u8
 /// What the process believes it talks to, when the socket's peer is `from`.
 #[inline(always)]
 pub(crate) fn believed(ctx: &SockAddrContext, from: &Place) -> Option<Place> {
-    peer(cookie(ctx), from).map(|peer| Place { addr: peer.addr, port: peer.port })
+    let socket = cookie(ctx);
+    let connected = || {
+        // SAFETY: elements of a hash without preallocation are replaced whole.
+        let connection = unsafe { SOCKET_CONNECTIONS.get(&socket) }?;
+        (connection.addr == from.addr && connection.port == from.port).then_some(connection.peer)
+    };
+    let peer = peer(socket, from).or_else(connected)?;
+    Some(Place { addr: peer.addr, port: peer.port })
+}
+
+/// Forgets a socket that is closed.
+#[inline(always)]
+pub(crate) fn closed(ctx: &SockContext) {
+    // SAFETY: the context of a running program, which lets it read the field whole.
+    if unsafe { (&raw const (*ctx.sock).protocol).read_volatile() } == u32::from(protocol::UDP) {
+        // SAFETY: the context of a running program.
+        let socket = unsafe { helpers::generated::bpf_get_socket_cookie(ctx.sock.cast()) };
+        // Absent for all but a few; a look takes no lock.
+        if SOCKET_CONNECTIONS.get_ptr(&socket).is_some() {
+            let _ = SOCKET_CONNECTIONS.remove(&socket);
+        }
+    }
 }
 
 /// The frontend that processes of the node reach under the address: by itself, or as a node port on one of the node's
@@ -269,6 +306,15 @@ fn peer_at(to: &Place, frontend: &Frontend, backend: BackendId) -> SocketPeer {
 fn remember(socket: u64, place: &Place, peer: &SocketPeer) {
     // Without room the process sees the backend's address.
     let _ = SOCKET_PEERS.insert(&peer_key(socket, place), peer, 0);
+}
+
+#[inline(always)]
+fn remember_connection(socket: u64, place: &Place, peer: &SocketPeer) {
+    let connection = SocketConnection { peer: *peer, addr: place.addr, port: place.port, reserved: [0; 2] };
+    if SOCKET_CONNECTIONS.insert(&socket, &connection, 0).is_err() {
+        // Led all the same, and not found again when its backend has gone.
+        remember(socket, place, peer);
+    }
 }
 
 #[inline(always)]

@@ -4,6 +4,7 @@
 //! [`World`] is what all tests start from. What is refused and what is dropped is told apart.
 
 mod balancer;
+mod kinds;
 mod node_port;
 mod none;
 mod packets;
@@ -87,28 +88,18 @@ impl<'c> World<'c> {
 
     /// The same with a status.
     fn serve_with(&self, fields: &Value, status: &Value, members: &[SliceMember<'_>]) -> Result<()> {
-        let name = |port: &Port| port.number.to_string();
-        let ports: Vec<_> = PORTS
-            .iter()
-            .map(|port| {
-                json!({
-                    "name": name(port), "protocol": port.protocol, "port": port.number, "targetPort": port.target,
-                    "nodePort": port.node_port,
-                })
-            })
-            .collect();
-        let mut spec = json!({"type": "NodePort", "clusterIPs": CLUSTER_IPS, "ports": ports});
-        for (name, value) in fields.as_object().context("fields of a Service")? {
-            spec[name] = value.clone();
-        }
-        let mut service = objects::service("web", &spec);
+        let mut service = service(fields)?;
         service["status"] = status.clone();
-        let targets: Vec<_> = PORTS
-            .iter()
-            .map(|port| json!({"name": name(port), "protocol": port.protocol, "port": port.target}))
-            .collect();
-        self.cluster.objects.put("slices", &objects::slices("default", "web", &targets.into(), members))?;
-        self.cluster.objects.put("service", &service)?;
+        let target =
+            |port: &Port| json!({"name": port.name(), "protocol": port.protocol, "port": port.target});
+        let targets = PORTS.iter().map(target).collect();
+        self.put(&service, &objects::slices("default", "web", &targets, members))
+    }
+
+    /// Puts a Service and its EndpointSlices in force.
+    fn put(&self, service: &Value, slices: &Value) -> Result<()> {
+        self.cluster.objects.put("slices", slices)?;
+        self.cluster.objects.put("service", service)?;
         self.cluster.settle_written()
     }
 
@@ -142,7 +133,28 @@ impl<'c> World<'c> {
     }
 }
 
+/// The Service with these fields beside what it always has.
+fn service(fields: &Value) -> Result<Value> {
+    let port = |port: &Port| {
+        json!({
+            "name": port.name(), "protocol": port.protocol, "port": port.number, "targetPort": port.target,
+            "nodePort": port.node_port,
+        })
+    };
+    let ports: Vec<_> = PORTS.iter().map(port).collect();
+    let mut spec = json!({"type": "NodePort", "clusterIPs": CLUSTER_IPS, "ports": ports});
+    for (name, value) in fields.as_object().context("fields of a Service")? {
+        spec[name] = value.clone();
+    }
+    Ok(objects::service("web", &spec))
+}
+
 impl Port {
+    /// What Service and EndpointSlices call it.
+    fn name(&self) -> String {
+        self.number.to_string()
+    }
+
     /// A question to this port, or to `number`, which stands for it.
     fn at(self, ip: IpAddr, number: u16) -> Probe {
         let to = SocketAddr::new(ip, number);

@@ -26,7 +26,7 @@ fn a_restarted_agent_finds_its_programs_and_changes_nothing() {
     world.service(named, TCP, &[1]);
     world.service(named, UDP, &[1]);
     let before = links(&world);
-    assert_eq!(before.len(), 8);
+    assert_eq!(before.len(), 9);
     let mut stream = TcpStream::connect(named).expect("connect");
     drop(sockets);
     assert_eq!(tcp(named).expect("without an agent").0, Family::V4.plain(BACKENDS, 1));
@@ -149,7 +149,7 @@ fn every_program_passes_the_verifier_within_its_budget() {
     let folders = fs::read_dir(folder(&world).join("programs")).expect("programs");
     let pins = folders.flat_map(|folder| fs::read_dir(folder.expect("a folder").path()).expect("programs"));
     let pins: Vec<_> = pins.map(|pin| pin.expect("a program").path()).collect();
-    assert_eq!(pins.len(), 8);
+    assert_eq!(pins.len(), 9);
     for pin in pins {
         // Only what is attached by hand needs the right type.
         let program = CgroupSockAddr::from_pin(&pin, CgroupSockAddrAttachType::Connect4).expect("a program");

@@ -13,17 +13,17 @@ use std::{
     path::Path,
 };
 
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, links::FdLink};
+use aya::programs::ProgramError;
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
 
-use super::{Call, SocketError};
+use super::{Call, SocketError, program::Program};
 use crate::datapath::cgroup::Cgroup;
 
 /// Puts the program in force for the cgroup. A link that is there keeps its place among other programs of the cgroup; one
 /// at another cgroup goes when its successor stands.
 pub(super) fn attach(
     call: &Call,
-    program: &mut CgroupSockAddr,
+    program: &mut Program,
     cgroup: &Cgroup,
     links: &Path,
 ) -> Result<(), SocketError> {
@@ -37,10 +37,7 @@ pub(super) fn attach(
         path: cgroup.path.clone(),
         source: Box::new(source),
     };
-    // A cgroup's links always stand beside others; the mode says nothing more (`cgroup_bpf_link_attach`).
-    let id = program.attach(&cgroup.folder, CgroupAttachMode::Single).map_err(refused)?;
-    let link = program.take_link(id).map_err(refused)?;
-    let link: FdLink = link.try_into().expect("a kernel with global functions has cgroup links (Linux 5.7)");
+    let link = program.attach(&cgroup.folder).map_err(refused)?;
     let fresh = links.join(format!("{}-new", call.name));
     let pinned = |source| SocketError::Pin { path: path.clone(), source };
     match fs::remove_file(&fresh) {
@@ -67,7 +64,7 @@ pub(super) fn detach(path: &Path) -> Result<(), SocketError> {
 }
 
 /// Replaces the program of the pinned link; false when there is no link at this cgroup.
-fn replace(path: &Path, program: &CgroupSockAddr, cgroup_id: u64) -> io::Result<bool> {
+fn replace(path: &Path, program: &Program, cgroup_id: u64) -> io::Result<bool> {
     let link = match open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         link => link?,

@@ -7,18 +7,18 @@ use std::path::Path;
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{CgroupSockAddr, ProgramType},
+    programs::{self, CgroupSockAddr, ProgramType},
     sys::{BpfHelper, is_helper_supported},
 };
 use sha2::{Digest as _, Sha256};
 use sluice_abi::maps;
 use sluice_maps::Maps;
 
-use super::{CALLS, Call, Served, SocketError};
+use super::{CALLS, Call, Served, SocketError, program::Program};
 use crate::datapath::{LoadError, loader, make_folder};
 
 /// Programs in the order of [`CALLS`].
-pub(super) type Programs = [CgroupSockAddr; CALLS.len()];
+pub(super) type Programs = [Program; CALLS.len()];
 
 /// The read-only globals that these programs read.
 struct Globals {
@@ -78,14 +78,16 @@ pub(super) fn teller(maps: &Maps) -> Result<Ebpf, SocketError> {
 }
 
 /// Loads one program of the object.
-pub(super) fn loaded(object: &mut Ebpf, call: Call) -> Result<&mut CgroupSockAddr, SocketError> {
+pub(super) fn loaded(object: &mut Ebpf, call: Call) -> Result<&mut programs::Program, SocketError> {
     let refused = |source| SocketError::Program { name: call.name, source: Box::new(source) };
-    let program: &mut CgroupSockAddr = object
-        .program_mut(call.name)
-        .ok_or(SocketError::Missing { name: call.name })?
-        .try_into()
-        .map_err(refused)?;
-    loader::undisturbed(|| program.load()).map_err(refused)?;
+    let program = object.program_mut(call.name).ok_or(SocketError::Missing { name: call.name })?;
+    let load = || {
+        if let programs::Program::CgroupSock(program) = &mut *program {
+            return program.load();
+        }
+        <&mut CgroupSockAddr>::try_from(&mut *program)?.load()
+    };
+    loader::undisturbed(load).map_err(refused)?;
     Ok(program)
 }
 
@@ -104,8 +106,8 @@ fn object(globals: &Globals, maps: &Maps) -> Result<Ebpf, SocketError> {
 /// All of the programs or none: a start that was cut short left some.
 fn open_pinned(pins: &Path) -> Result<Programs, SocketError> {
     let mut programs = Vec::with_capacity(CALLS.len());
-    for Call { name, attach_type } in CALLS {
-        let program = CgroupSockAddr::from_pin(pins.join(name), attach_type);
+    for Call { name, kind } in CALLS {
+        let program = Program::from_pin(&pins.join(name), kind);
         programs.push(program.map_err(|source| SocketError::Program { name, source: Box::new(source) })?);
     }
     Ok(programs.try_into().expect("one program for each call"))

@@ -1,7 +1,8 @@
 //! Services for the node's own processes: programs at the node's cgroup2 root that see what sockets are told.
 //!
 //! Start at [`Sockets::start`]. `load` loads and pins the programs, `link` attaches them, `netns` finds out which sockets
-//! are the node's, `release` ends what is connected to backends that are gone, by way of `diag`.
+//! are the node's, `release` ends what is connected to backends that are gone, by way of `diag`; `program` is what the
+//! two kinds of programs have in common.
 //!
 //! **Invariant: no moment without a program.** Links are pinned, and their programs are replaced in one step each; a
 //! connected socket is never touched by that. What answers is attached before what asks.
@@ -12,6 +13,7 @@ mod diag;
 mod link;
 mod load;
 mod netns;
+mod program;
 mod release;
 
 use std::{
@@ -24,6 +26,8 @@ use std::{
 use aya::programs::{CgroupSockAddrAttachType, ProgramError};
 use sluice_maps::{Maps, MapsError};
 
+use program::Kind;
+
 use super::{
     LoadError,
     cgroup::{self, CgroupError, CgroupRoot},
@@ -34,19 +38,27 @@ use super::{
 #[derive(Clone, Copy, Debug)]
 struct Call {
     name: &'static str,
-    attach_type: CgroupSockAddrAttachType,
+    kind: Kind,
+}
+
+impl Call {
+    const fn address(name: &'static str, attach_type: CgroupSockAddrAttachType) -> Self {
+        Self { name, kind: Kind::Address(attach_type) }
+    }
 }
 
 /// Every call, in the order of attaching.
-const CALLS: [Call; 8] = [
-    Call { name: "sock_recvmsg4", attach_type: CgroupSockAddrAttachType::UDPRecvMsg4 },
-    Call { name: "sock_recvmsg6", attach_type: CgroupSockAddrAttachType::UDPRecvMsg6 },
-    Call { name: "sock_peername4", attach_type: CgroupSockAddrAttachType::GetPeerName4 },
-    Call { name: "sock_peername6", attach_type: CgroupSockAddrAttachType::GetPeerName6 },
-    Call { name: "sock_sendmsg4", attach_type: CgroupSockAddrAttachType::UDPSendMsg4 },
-    Call { name: "sock_sendmsg6", attach_type: CgroupSockAddrAttachType::UDPSendMsg6 },
-    Call { name: "sock_connect4", attach_type: CgroupSockAddrAttachType::Connect4 },
-    Call { name: "sock_connect6", attach_type: CgroupSockAddrAttachType::Connect6 },
+const CALLS: [Call; 9] = [
+    // Before what remembers comes what forgets.
+    Call { name: "sock_release", kind: Kind::Release },
+    Call::address("sock_recvmsg4", CgroupSockAddrAttachType::UDPRecvMsg4),
+    Call::address("sock_recvmsg6", CgroupSockAddrAttachType::UDPRecvMsg6),
+    Call::address("sock_peername4", CgroupSockAddrAttachType::GetPeerName4),
+    Call::address("sock_peername6", CgroupSockAddrAttachType::GetPeerName6),
+    Call::address("sock_sendmsg4", CgroupSockAddrAttachType::UDPSendMsg4),
+    Call::address("sock_sendmsg6", CgroupSockAddrAttachType::UDPSendMsg6),
+    Call::address("sock_connect4", CgroupSockAddrAttachType::Connect4),
+    Call::address("sock_connect6", CgroupSockAddrAttachType::Connect6),
 ];
 
 /// Whose sockets are led to Services.

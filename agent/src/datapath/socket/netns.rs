@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsRawFd, RawFd},
 };
 
-use aya::programs::CgroupAttachMode;
+use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use sluice_abi::{Addr, SocketPeerKey};
 use sluice_maps::Maps;
 
@@ -34,6 +34,7 @@ pub(super) fn learned_cookie(maps: &Maps, cgroup: &Cgroup) -> Result<u64, Socket
     let program = load::loaded(&mut object, call)?;
     let refused =
         |source| SocketError::Attach { name: call.name, path: cgroup.path.clone(), source: Box::new(source) };
+    let program: &mut CgroupSockAddr = program.try_into().map_err(refused)?;
     // Attached until `object` is dropped.
     program.attach(&cgroup.folder, CgroupAttachMode::Single).map_err(refused)?;
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(SocketError::Netns)?;
