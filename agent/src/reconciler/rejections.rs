@@ -105,6 +105,9 @@ impl Reconciler {
             } else if matches!(rejection, Rejection::Tied { .. }) {
                 warn!(rejection = words, "the order of policies is not said: their names decide");
                 Reason::Tied
+            } else if matches!(rejection, Rejection::Narrowed { .. } | Rejection::Closed { .. }) {
+                error!(rejection = words, "does not fit: closed for what may be denied");
+                Reason::DoesNotFit
             } else if matches!(rejection, Rejection::Table { .. }) {
                 warn!(rejection = words, "does not fit: served all the same");
                 Reason::DoesNotFit
@@ -127,11 +130,13 @@ impl Reconciler {
         let node = || vec![ObjectKey::Node(self.topology.node().to_owned())];
         match rejection {
             Rejection::RuleSet { policies, .. } if policies.is_empty() => node(),
-            Rejection::RuleSet { policies, .. } => policies.iter().cloned().map(ObjectKey::from).collect(),
+            Rejection::RuleSet { policies, .. } | Rejection::Narrowed { policies, .. } => {
+                policies.iter().cloned().map(ObjectKey::from).collect()
+            }
             Rejection::Tied { policies, .. } => {
                 policies.iter().cloned().map(ObjectKey::ClusterNetworkPolicy).collect()
             }
-            Rejection::Endpoint { endpoint, .. } => self
+            Rejection::Endpoint { endpoint, .. } | Rejection::Closed { endpoint, .. } => self
                 .endpoints
                 .get(endpoint)
                 .map_or_else(node, |endpoint| vec![ObjectKey::Pod(endpoint.pod_name())]),
