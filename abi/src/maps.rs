@@ -138,7 +138,7 @@ maps! {
     /// What identities mean.
     IDENTITY_META: Hash<u32, IdentityMeta>, 65_536, NO_PREALLOC;
     /// What rule sets mean, and which policies isolate.
-    RULE_SET_META: Hash<u32, RuleSetMeta>, 16_384, NO_PREALLOC;
+    RULE_SET_META: Hash<u32, RuleSetMeta>, 16_384, NO_PREALLOC, since 4;
     /// Rule id → policy and rule number.
     RULE_META: Hash<u32, RuleMeta>, 131_072, NO_PREALLOC;
     /// Names of policies.

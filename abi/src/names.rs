@@ -62,8 +62,8 @@ pub struct RuleSetMeta {
     pub digest: [u8; 16],
     /// A [`crate::Direction`].
     pub direction: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// 1 where rules deny some peers by what they are: one without an identity may then be taken for one that is let pass.
+    pub denies: u8,
     /// Policies that isolate the set's pods; may exceed what `policies` holds.
     pub policy_count: u16,
     /// The first of them; unused places are zero.

@@ -87,7 +87,7 @@ mod tests {
         let mut policies = [PolicyId::default(); RuleSetMeta::POLICIES];
         (policies[0], policies[1]) = (PolicyId(1), PolicyId(2));
         let direction = Direction::Ingress as u8;
-        let set = RuleSetMeta { digest: [0; 16], direction, reserved: 0, policy_count: 2, policies };
+        let set = RuleSetMeta { digest: [0; 16], direction, denies: 0, policy_count: 2, policies };
         let rule = RuleMeta { policy: PolicyId(1), index: 0, direction, reserved: 0 };
         Actual {
             policy_meta: [

@@ -16,7 +16,7 @@ use sluice_core::{
 use crate::{
     lab::{Action, Lab, UPLINK},
     packet,
-    policy_cases::{CORNERS, Case, PODS, Pod, Then, fixture},
+    policy_cases::{CORNERS, Case, FULL, PODS, Pod, Then, fixture},
 };
 
 /// A parsed probe, in one address family.
@@ -119,6 +119,19 @@ pub fn check(engine: &mut impl Engine, is_wanted: impl Fn(&str) -> bool) -> usiz
         eprintln!("{:>4} rows, {asked:>4} probes: {corner}", cases.len());
     }
     corners.len()
+}
+
+/// Runs the rows about full maps on an engine that was made for them; the answer is the number of probes.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_full(engine: &mut impl Engine) -> usize {
+    FULL.iter().map(|case| run(case, engine)).sum()
+}
+
+/// Capacities without room for any single address.
+pub fn full() -> Limits {
+    Limits { ipcache: 0, ..Limits::default() }
 }
 
 /// Runs a row; the answer is the number of probes.
@@ -232,10 +245,15 @@ pub fn objects(yaml: &str) -> Vec<Object> {
         .collect()
 }
 
-/// Ties are told of like what does not fit, and are served.
-fn assert_fits(rejected: &[Rejection]) {
-    let is_tied = |rejection: &Rejection| matches!(rejection, Rejection::Tied { .. });
-    assert!(rejected.iter().all(is_tied), "{rejected:?}");
+/// Whether everything fits, or what is to be left out is; ties are told of too, and are served.
+fn assert_fits(limits: &Limits, rejected: &[Rejection]) {
+    let is_full = *limits == full();
+    let is_expected = |rejection: &Rejection| match rejection {
+        Rejection::Tied { .. } => true,
+        Rejection::Addresses { .. } | Rejection::Narrowed { .. } => is_full,
+        _ => false,
+    };
+    assert!(rejected.iter().all(is_expected), "{rejected:?}");
 }
 
 fn this_node() -> NodeName {
@@ -246,6 +264,14 @@ fn this_node() -> NodeName {
 #[derive(Debug, Default)]
 pub struct Model {
     actual: Actual,
+    limits: Limits,
+}
+
+impl Model {
+    /// A model of maps of other capacities.
+    pub fn with_limits(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
+    }
 }
 
 impl Engine for Model {
@@ -254,8 +280,8 @@ impl Engine for Model {
     }
 
     fn load(&mut self, cluster: &Cluster) {
-        let outcome = diff(&compile(cluster, &this_node()), &self.actual, &Limits::default());
-        assert_fits(&outcome.rejected);
+        let outcome = diff(&compile(cluster, &this_node()), &self.actual, &self.limits);
+        assert_fits(&self.limits, &outcome.rejected);
         for step in &outcome.plan {
             self.actual.apply(step);
         }
@@ -280,12 +306,18 @@ pub struct Kernel {
     devices: BTreeMap<&'static str, u32>,
     /// Gives every probe a flow of its own.
     next_port: u16,
+    limits: Limits,
 }
 
 impl Kernel {
     /// Loads the programs.
     pub fn new() -> Self {
-        Self { lab: Lab::bare(), devices: BTreeMap::new(), next_port: 10_000 }
+        Self::with_limits(Limits::default())
+    }
+
+    /// Loads the programs, and plans as if the maps had these capacities.
+    pub fn with_limits(limits: Limits) -> Self {
+        Self { lab: Lab::bare(), devices: BTreeMap::new(), next_port: 10_000, limits }
     }
 
     fn would_drop(&mut self) -> u64 {
@@ -308,8 +340,8 @@ impl Engine for Kernel {
     fn load(&mut self, cluster: &Cluster) {
         let maps = self.lab.maps();
         let actual = read_actual(maps).expect("reading the maps");
-        let outcome = diff(&compile(cluster, &this_node()), &actual, &Limits::default());
-        assert_fits(&outcome.rejected);
+        let outcome = diff(&compile(cluster, &this_node()), &actual, &self.limits);
+        assert_fits(&self.limits, &outcome.rejected);
         apply(&outcome.plan, maps).expect("applying the plan");
     }
 

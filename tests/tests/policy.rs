@@ -1,7 +1,7 @@
 //! The policy table on both engines.
 
 use sluice_tests::{
-    engine::{Kernel, Model, check},
+    engine::{Kernel, Model, check, check_full, full},
     policy_cases::CORNERS,
 };
 
@@ -22,4 +22,10 @@ fn the_loaded_programs_answer_rows_about_packets_and_tries() {
 fn the_loaded_programs_answer_every_other_row_of_the_policy_table() {
     let others = check(&mut Kernel::new(), |corner| !KERNELS.contains(&corner));
     assert_eq!(others, CORNERS.len() - KERNELS.len());
+}
+
+#[test]
+fn what_has_no_room_is_closed_by_the_compiled_model_and_by_the_loaded_programs() {
+    let asked = check_full(&mut Model::with_limits(full()));
+    assert_eq!(asked, check_full(&mut Kernel::with_limits(full())));
 }

@@ -142,6 +142,16 @@ impl RuleSet {
         isolating.chain(self.rules.iter().map(|rule| rule.source.policy.clone())).collect()
     }
 
+    /// Whether something is denied to some peers and not to others by what they are: by a rule that denies, or passes on, or by
+    /// an exception. Else selectors only add.
+    pub fn denies_some(&self) -> bool {
+        let excepts = |peer: &Peer| matches!(peer, Peer::Block(block) if !block.except.is_empty());
+        self.rules.iter().any(|rule| match rule.action {
+            Action::Accept => rule.peers.iter().any(excepts),
+            Action::Deny | Action::Pass => rule.peers.iter().any(|peer| *peer != Peer::Any),
+        })
+    }
+
     /// The canonical text: a format, see [`crate::selector`].
     pub fn text(&self) -> String {
         let mut text = format!("{}\n", self.direction.name());

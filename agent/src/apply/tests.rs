@@ -168,7 +168,7 @@ fn rule_set_meta(direction: Direction) -> RuleSetMeta {
     RuleSetMeta {
         digest: [direction as u8; 16],
         direction: direction as u8,
-        reserved: 0,
+        denies: 0,
         policy_count: 1,
         policies,
     }

@@ -127,6 +127,9 @@ impl Reconciler {
             } else if matches!(rejection, Rejection::Audit { .. }) {
                 error!(rejection = words, "does not fit: nothing is audited, what is enforced stays");
                 Reason::DoesNotFit
+            } else if matches!(rejection, Rejection::Narrowed { .. } | Rejection::Closed { .. }) {
+                error!(rejection = words, "does not fit: closed for what may be denied");
+                Reason::DoesNotFit
             } else if matches!(rejection, Rejection::Table { .. }) {
                 warn!(rejection = words, "does not fit: served all the same");
                 Reason::DoesNotFit
@@ -153,13 +156,13 @@ impl Reconciler {
             {
                 node()
             }
-            Rejection::RuleSet { policies, .. } | Rejection::Audit { policies, .. } => {
-                policies.iter().cloned().map(ObjectKey::from).collect()
-            }
+            Rejection::RuleSet { policies, .. }
+            | Rejection::Audit { policies, .. }
+            | Rejection::Narrowed { policies, .. } => policies.iter().cloned().map(ObjectKey::from).collect(),
             Rejection::Tied { policies, .. } => {
                 policies.iter().cloned().map(ObjectKey::ClusterNetworkPolicy).collect()
             }
-            Rejection::Endpoint { endpoint, .. } => self
+            Rejection::Endpoint { endpoint, .. } | Rejection::Closed { endpoint, .. } => self
                 .endpoints
                 .get(endpoint)
                 .map_or_else(node, |endpoint| vec![ObjectKey::Pod(endpoint.pod_name())]),

@@ -14,6 +14,7 @@ mod cluster_peers;
 mod cluster_tiers;
 mod ends;
 mod fixture;
+mod full;
 mod isolation;
 mod named_ports;
 mod ports;
@@ -92,6 +93,9 @@ pub const CORNERS: &[(&str, &[Case])] = &[
     ("cluster: closed", cluster_closed::CASES),
     ("cluster: changes", cluster_changes::CASES),
 ];
+
+/// Rows that are run with full maps: no single address has room ([`crate::engine::check_full`]).
+pub const FULL: &[Case] = full::CASES;
 
 /// A rule set that lets `web` reach `db` on TCP 80, for rows about something else.
 const WEB_TO_DB: &str = "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 80}]}]}";

@@ -246,6 +246,21 @@ mutants! {
     "diff/moves.rs": "identities that differ by a denial are taken for alike",
         "if around.last().is_some_and(|(_, allows)| *allows) != rule.allows() {"
         => "if around.last().is_some_and(|(_, allows)| *allows) != rule.allows() && rule.allows() {";
+    "diff/narrow.rs": "a set is not narrowed for what is left out",
+        "if opens_more(&verdicts(open), &verdicts(&both)) {"
+        => "if opens_more(&verdicts(open), &verdicts(&both)) && taken_for == class {";
+    "diff/narrow.rs": "a set is narrowed to what the left-out address is taken for",
+        "if one.verdict == RuleVerdict::Allow { other } else { one }"
+        => "if one.verdict == RuleVerdict::Allow { one } else { other }";
+    "diff/narrow.rs": "only every peer is narrowed, not the range around a left-out address",
+        "narrowed.insert(*taken_for, both.into());"
+        => "narrowed.insert(taken_for.filter(|_| false), both.into());";
+    "diff/policy.rs": "a pod that keeps its old rules lets in who is left out",
+        "if sets.any(|(old, wanted)| keeps(&old) && mistaken.pass(desired, actual, old, wanted)) {"
+        => "if sets.any(|(old, wanted)| keeps(&old) && !mistaken.pass(desired, actual, old, wanted)) && draft.is_none() {";
+    "diff/policy.rs": "an exception is left out before a pod",
+        "new.sort_by_key(|prefix| is_range(desired, prefix));"
+        => "new.sort_by_key(|prefix| !is_range(desired, prefix));";
     "verdict.rs": "entries about every peer are not looked up",
         "own.or_else(|| self.lookup(rule_set, Identity::ANY, protocol, port))"
         => "own";

@@ -77,7 +77,7 @@ fn names(maps: &Maps) {
         let mut policies = [PolicyId(0); RuleSetMeta::POLICIES];
         names.iter().zip(&mut policies).for_each(|(name, place)| *place = PolicyId(*name));
         let (direction, policy_count) = (direction as u8, names.len() as u16);
-        let meta = RuleSetMeta { digest: [id.0 as u8; 16], direction, reserved: 0, policy_count, policies };
+        let meta = RuleSetMeta { digest: [id.0 as u8; 16], direction, denies: 0, policy_count, policies };
         maps.rule_set_meta.put(&id, &meta).expect("rule set");
     }
     for (id, words) in [(16, "shop: app=web"), (17, "cidr 198.51.100.0/24")] {

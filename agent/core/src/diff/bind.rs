@@ -260,7 +260,7 @@ impl<'a> Sources<'a> {
         RuleSetMeta {
             digest: digest.0,
             direction: set.direction as u8,
-            reserved: 0,
+            denies: u8::from(set.denies_some()),
             policy_count: u16::try_from(ids.len()).unwrap_or(u16::MAX),
             policies,
         }

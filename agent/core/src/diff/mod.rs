@@ -1,7 +1,7 @@
 //! Turns the difference between what is wanted and what the maps hold into an ordered plan.
 //!
 //! Start at [`diff`], or at [`Differ`], which makes plans after changes for what they touch. `bind` gives symbols the numbers that the maps already hold for equal content, and new ones to
-//! what is new; `moves` finds a safe way from old identities to new ones; `policy`, `service` and `node` put the steps in order.
+//! what is new; `moves` finds a safe way from old identities to new ones; `narrow` closes what left-out addresses would find open; `policy`, `service` and `node` put the steps in order.
 //!
 //! **Invariant: the order is safe.** Each judgement (endpoint, direction, peer, port) passes, at every moment of the
 //! plan, what both the old and the new state pass, and nothing that neither does. The order: numbers, names, backends,
@@ -16,9 +16,12 @@
 //!
 //! **Invariant: whole or not at all.** What does not fit at its peak (additions come before deletions) is left out whole
 //! and reported; the old state stays in force for it.
+//!
+//! **Invariant: a full map closes.** An address that is left out is let pass nothing that is denied to it: `narrow` sees to that.
 
 mod bind;
 mod moves;
+mod narrow;
 mod node;
 mod policy;
 mod service;
@@ -117,13 +120,35 @@ pub enum Rejection {
         /// The policies that are not audited, though they should be.
         policies: Vec<PolicyName>,
     },
-    /// Addresses of peers; rules about their selectors do not reach them.
+    /// Addresses of peers; rules about their selectors do not reach them. Where that would let them pass what is denied to them,
+    /// something else is said to be [`Rejection::Narrowed`] or [`Rejection::Closed`].
     #[error("{map} has no room for {count} more addresses")]
     Addresses {
         /// The full map.
         map: &'static str,
         /// How many are left out.
         count: usize,
+    },
+    /// Rule sets that deny some of the addresses left out: whoever cannot be told from those is denied the same.
+    #[error(
+        "{map} has no room for addresses that the {} rules of {} deny: who cannot be told from them is denied the same",
+        direction.name(), list(policies)
+    )]
+    Narrowed {
+        /// The full map.
+        map: &'static str,
+        /// In which direction.
+        direction: Direction,
+        /// The policies that have a say about these pods.
+        policies: Vec<PolicyName>,
+    },
+    /// A pod of this node whose old rules would let addresses pass that were left out and are denied; it is closed.
+    #[error("{map} has no room for addresses that endpoint {} denies, and no other rules do: it is closed", endpoint.0)]
+    Closed {
+        /// The full map.
+        map: &'static str,
+        /// Which endpoint.
+        endpoint: EndpointId,
     },
     /// A pod of this node; it stays closed.
     #[error("{map} has no room for endpoint {}", endpoint.0)]
@@ -189,7 +214,11 @@ impl Rejection {
     /// The map that was too small for rules or their peers.
     fn full_map(&self) -> Option<&'static str> {
         match self {
-            Self::RuleSet { map, .. } | Self::Addresses { map, .. } | Self::Policies { map } => Some(map),
+            Self::RuleSet { map, .. }
+            | Self::Addresses { map, .. }
+            | Self::Policies { map }
+            | Self::Narrowed { map, .. }
+            | Self::Closed { map, .. } => Some(map),
             Self::Audit { .. }
             | Self::Endpoint { .. }
             | Self::Service { .. }

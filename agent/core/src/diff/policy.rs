@@ -1,6 +1,9 @@
 //! Rule sets, identities, addresses and endpoints.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use sluice_abi::{
     Addr, Endpoint, EndpointId, Identity, IdentityMeta, PolicyId, Prefix, Rule, RuleId, RuleSetId,
@@ -11,20 +14,25 @@ use super::{
     Limits, NumberSource, Phases, Rejection,
     bind::{Bound, sets_of},
     moves::{self, Moves},
+    narrow::{self, Mistaken, Narrowed},
     shadow,
 };
 use crate::{
     cluster::LocalEndpoint,
     desired::{DesiredEndpoint, DesiredState, Digest},
     plan::{Actual, Entry, Key, Plan, RulePrefix, Step},
+    selector::{Peer, Selector},
 };
 
 /// What is left out because it does not fit.
 #[derive(Clone, Debug, Default)]
 struct Refused {
+    /// By what they are called in the wanted state, before they are narrowed.
     sets: BTreeMap<Digest, &'static str>,
     addresses: BTreeMap<Prefix, &'static str>,
     endpoints: BTreeMap<EndpointId, &'static str>,
+    /// Pods that would let left-out addresses pass.
+    closed: BTreeSet<EndpointId>,
     everything: Option<&'static str>,
 }
 
@@ -55,16 +63,23 @@ fn plan_all(desired: &DesiredState, actual: &Actual, limits: &Limits, numbers: &
     refused.interfaces(desired, actual, limits);
     loop {
         let mut attempt = numbers.clone();
-        let draft = Draft::new(desired, actual, &refused, &mut attempt);
+        let narrowed = narrow::narrowed(desired, &refused.addresses);
+        if refused.everything.is_some() {
+            refused.close(None, desired, actual);
+        }
+        let draft = Draft::new(&narrowed, actual, &refused, &mut attempt);
         if refused.everything.is_some() {
             desired.interfaces.keys().for_each(|id| numbers.pass(Numbers::Endpoint, id.0));
-            return draft.phases(desired, actual, &refused);
+            return draft.phases(desired, &narrowed, actual, &refused);
         }
         let Some((map, excess)) = draft.overflow(actual, limits) else {
+            if refused.close(Some(&draft), desired, actual) {
+                continue;
+            }
             *numbers = attempt;
-            return draft.phases(desired, actual, &refused);
+            return draft.phases(desired, &narrowed, actual, &refused);
         };
-        refused.more(map, excess, &draft, desired, actual);
+        refused.more(map, excess, &draft, &narrowed, actual);
     }
 }
 
@@ -91,12 +106,19 @@ impl Refused {
         map: &'static str,
         excess: usize,
         draft: &Draft,
-        desired: &DesiredState,
+        narrowed: &Narrowed<'_>,
         actual: &Actual,
     ) {
+        let desired = &*narrowed.desired;
         let sets = draft.largest_new_sets(map, excess, actual);
         let addresses = match map {
-            "IPCACHE" => draft.new_addresses(actual).map(|(prefix, _)| prefix).take(excess).collect(),
+            "IPCACHE" => {
+                let mut new: Vec<_> = draft.new_addresses(actual).map(|(prefix, _)| prefix).collect();
+                // Exceptions last: without them NetworkPolicies are narrowed too.
+                new.sort_by_key(|prefix| is_range(desired, prefix));
+                new.truncate(excess);
+                new
+            }
             "IDENTITY_META" => draft.addresses_of_new_identities(excess, actual),
             _ => Vec::new(),
         };
@@ -113,12 +135,42 @@ impl Refused {
                 self.addresses.extend(addresses.into_iter().map(|prefix| (prefix, map)));
             }
             ("ENDPOINTS", Some(endpoint)) => drop(self.endpoints.insert(endpoint, map)),
-            _ if !sets.is_empty() => self.sets.extend(sets.into_iter().map(|set| (set, map))),
+            _ if !sets.is_empty() => {
+                self.sets.extend(sets.into_iter().map(|set| (narrowed.origin(&set), map)));
+            }
             _ => self.everything = Some(map),
         }
     }
 
-    fn rejections(&self, desired: &DesiredState) -> Vec<Rejection> {
+    /// Closes pods that would let left-out addresses pass: those that keep an old set, by a draft that fits, or all of which
+    /// nothing changes. The answer is whether there are any more.
+    fn close(&mut self, draft: Option<&Draft>, desired: &DesiredState, actual: &Actual) -> bool {
+        let is_new = |prefix: &&Prefix| prefix.bits == 128 && !actual.ipcache.contains_key(prefix);
+        let mistaken = match draft {
+            Some(_) => Mistaken::of(self.addresses.keys(), desired, actual),
+            None => Mistaken::of(desired.ipcache.keys().filter(is_new), desired, actual),
+        };
+        let known = self.closed.len();
+        for (addr, endpoint) in &desired.endpoints {
+            let DesiredEndpoint::Pod { id, rule_sets, .. } = endpoint else { continue };
+            let found = draft.map_or(&actual.endpoints, |draft| &draft.endpoints).get(addr);
+            let Some(found) = found.filter(|found| found.id == *id && !self.closed.contains(id)) else {
+                continue;
+            };
+            // Where selectors only add, whoever has no entry is let pass no more than one who has.
+            let keeps = |set: &RuleSetId| {
+                draft.is_none_or(|draft| draft.kept.contains(set))
+                    && actual.rule_set_meta.get(set).is_none_or(|meta| meta.denies != 0)
+            };
+            let mut sets = [found.ingress, found.egress].into_iter().zip(rule_sets);
+            if sets.any(|(old, wanted)| keeps(&old) && mistaken.pass(desired, actual, old, wanted)) {
+                self.closed.insert(*id);
+            }
+        }
+        self.closed.len() > known
+    }
+
+    fn rejections(&self, desired: &DesiredState, narrowed: &Narrowed<'_>) -> Vec<Rejection> {
         let sets = self.sets.iter().map(|(digest, map)| {
             let set = &desired.rule_sets[digest];
             let policies = set.policies().into_iter().collect();
@@ -130,8 +182,23 @@ impl Refused {
         let endpoints =
             self.endpoints.iter().map(|(endpoint, map)| Rejection::Endpoint { map, endpoint: *endpoint });
         let everything = self.everything.map(|map| Rejection::Policies { map });
-        sets.chain(addresses).chain(endpoints).chain(everything).collect()
+        let full = self.everything.or_else(|| self.addresses.values().next().copied()).unwrap_or_default();
+        let closed = self.closed.iter().map(|id| Rejection::Closed { map: full, endpoint: *id });
+        let origins = narrowed.origins.values().filter(|origin| !self.sets.contains_key(origin));
+        let narrowed = origins.filter(|_| self.everything.is_none()).map(|origin| {
+            let set = &desired.rule_sets[origin];
+            let policies = set.policies().into_iter().collect();
+            Rejection::Narrowed { map: full, direction: set.direction, policies }
+        });
+        sets.chain(addresses).chain(endpoints).chain(everything).chain(narrowed).chain(closed).collect()
     }
+}
+
+/// Whether an address is a range of its own, or an exception of one, and nothing is known of a pod there.
+fn is_range(desired: &DesiredState, prefix: &Prefix) -> bool {
+    let class = desired.ipcache.get(prefix).copied().flatten();
+    let is_block = |selector: &Arc<Selector>| matches!(**selector, Selector::Peer(Peer::Block(_)));
+    class.is_none_or(|class| desired.classes[&class].0.iter().all(is_block))
 }
 
 fn is_served(actual: &Actual, id: EndpointId) -> bool {
@@ -154,21 +221,20 @@ struct Draft {
 }
 
 impl Draft {
-    fn new(desired: &DesiredState, actual: &Actual, refused: &Refused, numbers: &mut NumberSource) -> Self {
+    fn new(narrowed: &Narrowed<'_>, actual: &Actual, refused: &Refused, numbers: &mut NumberSource) -> Self {
+        let desired = &*narrowed.desired;
         for id in desired.interfaces.keys() {
             numbers.pass(Numbers::Endpoint, id.0);
         }
-        let sets = refused.sets.keys().copied().collect();
-        let is_in = |prefix: &Prefix| !refused.addresses.contains_key(prefix);
-        let carried =
-            desired.ipcache.iter().filter(|(prefix, _)| is_in(prefix)).filter_map(|(_, class)| *class);
-        let bound = Bound::new(desired, actual, &sets, &carried.collect(), numbers);
+        let is_refused = |set: &&Digest| refused.sets.contains_key(&narrowed.origin(set));
+        let sets = desired.rule_sets.keys().filter(is_refused).copied().collect();
+        let carried = desired.ipcache.values().filter_map(|class| *class).collect();
+        let bound = Bound::new(desired, actual, &sets, &carried, numbers);
         let (endpoints, in_force, kept) = endpoints(desired, actual, &bound, refused);
         let change = change(actual, &endpoints, &bound, &kept);
         let wanted_ipcache: BTreeMap<_, _> = desired
             .ipcache
             .iter()
-            .filter(|(prefix, _)| is_in(prefix))
             .map(|(prefix, class)| (*prefix, class.map_or(Identity::ANY, |class| bound.classes[&class])))
             .collect();
         let moves = moves::plan(&wanted_ipcache, actual, &bound, &change, numbers);
@@ -261,8 +327,14 @@ impl Draft {
         needs.into_iter().find_map(too_small)
     }
 
-    fn phases(self, desired: &DesiredState, actual: &Actual, refused: &Refused) -> Phases {
-        let mut phases = Phases { rejected: refused.rejections(desired), ..Phases::default() };
+    fn phases(
+        self,
+        desired: &DesiredState,
+        narrowed: &Narrowed<'_>,
+        actual: &Actual,
+        refused: &Refused,
+    ) -> Phases {
+        let mut phases = Phases { rejected: refused.rejections(desired, narrowed), ..Phases::default() };
         let interfaces = desired.interfaces.iter().filter(|(id, _)| !refused.endpoints.contains_key(id));
         let interfaces: BTreeMap<_, _> = interfaces.map(|(id, endpoint)| (*id, endpoint)).collect();
         self.prepare_interfaces(&interfaces, actual, &mut phases);
@@ -394,10 +466,8 @@ fn endpoints(
                 continue;
             }
         };
-        let (Some(interface), false) = (desired.interfaces.get(id), refused.endpoints.contains_key(id))
-        else {
-            continue;
-        };
+        let is_refused = refused.endpoints.contains_key(id) || refused.closed.contains(id);
+        let (Some(interface), false) = (desired.interfaces.get(id), is_refused) else { continue };
         let mut entry =
             Endpoint { id: *id, ifindex: interface.ifindex, mac: interface.mac, ..Endpoint::default() };
         let old = actual.endpoints.get(addr).filter(|old| is_same(old, &entry));

@@ -3,9 +3,11 @@
 //! `world` makes the histories, `oracle` reads policies literally; the properties stand here.
 
 mod cluster_policy;
+mod full;
 #[path = "../policy/oracle/mod.rs"]
 mod oracle;
 mod services;
+mod swaps;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
