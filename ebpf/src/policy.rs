@@ -26,7 +26,7 @@ static RULES: LpmTrie<RuleKey, Rule> = LpmTrie::with_max_entries(maps::RULES.max
 /// What a pod opens to its own node, or to itself, is nobody's policy. What the node opens never comes here: its own
 /// stack's packets pass `to_pod` unjudged, and any other packet with the node's address was translated to it.
 ///
-/// The answer is for [`Scratch::note_audits`].
+/// Ends that were judged now and have shadow rule sets are noted for [`audit`].
 #[inline(always)]
 pub(crate) fn judge(
     judged: &mut [Judgement; 2],
@@ -34,57 +34,79 @@ pub(crate) fn judge(
     responder: &End,
     opened: &Tuple,
     trace: &mut Trace,
-) -> Result<u32, DropReason> {
+    audits: &mut Audits,
+) -> Result<(), DropReason> {
     let epoch = config::epoch();
     let [ingress, egress] = judged;
-    let mut audits = 0;
     if opener.kind == EndKind::Pod {
         let itself = responder.kind == EndKind::Pod && responder.id == opener.id;
         if responder.kind == EndKind::Host || itself {
-            return Ok(audits);
+            return Ok(());
         }
         let is_new = renew(egress, opener, Direction::Egress, &opened.dst, opened, epoch, trace)?;
         if is_new && opener.flags & endpoint_flags::AUDIT != 0 {
-            audits |= AUDITS_OPENER;
+            audits.note(Audits::OPENER, opened);
         }
     }
     if responder.kind == EndKind::Pod {
         let is_new = renew(ingress, responder, Direction::Ingress, &opened.src, opened, epoch, trace)?;
         if is_new && responder.flags & endpoint_flags::AUDIT != 0 {
-            audits |= AUDITS_RESPONDER;
+            audits.note(Audits::RESPONDER, opened);
         }
     }
-    Ok(audits)
+    Ok(())
 }
 
-/// Bits of the answer of [`judge`]: which ends have shadow rule sets and were judged now.
-const AUDITS_OPENER: u32 = 1;
-const AUDITS_RESPONDER: u32 = 2;
+/// Which ends' shadow rule sets are to be asked once the flow has passed, and about what.
+///
+/// In memory, not in registers: the verifier would follow each of the four answers to the end of the packet.
+pub(crate) struct Audits {
+    ends: u32,
+    /// The tuple as it was judged, before it got another source.
+    tuple: Tuple,
+}
 
-/// Holds the flow `scratch.audited`, which passes, against the shadow rule sets of ends that [`judge`] named. They never drop.
+impl Audits {
+    const OPENER: u32 = 1;
+    const RESPONDER: u32 = 2;
+
+    /// Starts anew.
+    #[inline(always)]
+    pub(crate) fn start(&mut self) {
+        self.ends = 0;
+    }
+
+    #[inline(always)]
+    fn note(&mut self, end: u32, opened: &Tuple) {
+        self.ends |= end;
+        self.tuple = *opened;
+    }
+}
+
+/// Holds the flow in `scratch.audits`, which passes, against the shadow rule sets of ends that [`judge`] named. They never drop.
 ///
 /// They are found by the ends' own addresses: a known flow under the node's address is audited at its other end alone.
 #[inline(always)]
 pub(crate) fn audit(scratch: &Scratch) {
-    if scratch.audits != 0 {
-        audit_flow(scratch.audits);
+    if scratch.audits.ends != 0 {
+        audit_flow(scratch.audits.ends);
     }
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn audit_flow(audits: u32) -> u32 {
+extern "C" fn audit_flow(ends: u32) -> u32 {
     let Some(scratch) = scratch::get() else {
         return 0;
     };
-    let (hook, opened) = (scratch.trace.hook, &scratch.audited);
-    if audits & AUDITS_OPENER != 0 {
+    let (hook, opened) = (scratch.trace.hook, &scratch.audits.tuple);
+    if ends & Audits::OPENER != 0 {
         audit_end(hook, Direction::Egress, &opened.src, &opened.dst, opened);
     }
-    if audits & AUDITS_RESPONDER != 0 {
+    if ends & Audits::RESPONDER != 0 {
         audit_end(hook, Direction::Ingress, &opened.dst, &opened.src, opened);
     }
-    audits
+    ends
 }
 
 /// Whether the flow had to be judged.

@@ -9,6 +9,7 @@ use crate::{
     drops::Trace,
     endpoint::End,
     packet::{Packet, Quoted},
+    policy::Audits,
 };
 
 /// Programs of one CPU run one after the other, each to its end, so each has the value to itself.
@@ -33,27 +34,14 @@ pub(crate) struct Scratch {
     pub(crate) target: Tuple,
     /// Judgements on a flow that has no entry yet.
     pub(crate) judged: [Judgement; 2],
-    /// Which ends' shadow rule sets are to be asked: see `policy::judge`.
-    pub(crate) audits: u32,
-    /// About what: the tuple as it was judged.
-    pub(crate) audited: Tuple,
+    /// Whose shadow rule sets are to be asked.
+    pub(crate) audits: Audits,
     /// The backend that was chosen for a new flow.
     pub(crate) backend: BackendId,
     /// The conntrack entry under construction.
     pub(crate) entry: CtEntry,
     /// What an ICMP error quotes.
     pub(crate) quoted: Quoted,
-}
-
-impl Scratch {
-    /// Notes the ends whose shadow rule sets are to be asked about `opened`, once it has passed.
-    #[inline(always)]
-    pub(crate) fn note_audits(&mut self, audits: u32) {
-        if audits != 0 {
-            self.audits = audits;
-            self.audited = self.opened;
-        }
-    }
 }
 
 /// The way to this CPU's working memory.

@@ -48,7 +48,7 @@ pub(crate) enum Way {
 /// The number of the drop reason.
 #[inline(always)]
 pub(crate) fn pass(ctx: &TcContext, mut scratch: Handle, place: Place) -> Result<Way, u8> {
-    scratch.audits = 0;
+    scratch.audits.start();
     let way = outcome::decode(match pass_flow(ctx.skb.skb, place as u32) {
         NEW => open_flow(ctx.skb.skb, place as u32),
         code => code,
@@ -119,11 +119,9 @@ fn try_pass(ctx: &TcContext, mut scratch: Handle, place: u32) -> Result<Option<W
     let (opener, responder) = ends(&scratch, &found);
     {
         let scratch: &mut Scratch = &mut scratch;
-        policy::judge(found.judged(), &opener, &responder, &scratch.opened, &mut scratch.trace)
-            .and_then(|audits| {
-                scratch.note_audits(audits);
-                found.advance(&scratch.opened, scratch.packet.tcp_flags, now_ns)
-            })
+        let Scratch { opened, trace, audits, .. } = scratch;
+        policy::judge(found.judged(), &opener, &responder, opened, trace, audits)
+            .and_then(|()| found.advance(&scratch.opened, scratch.packet.tcp_flags, now_ns))
             .map_err(|reason| reason as u8)?;
     }
     if is_reply {
@@ -333,7 +331,7 @@ pub(crate) fn pass_host(ctx: &TcContext, mut scratch: Handle) -> Result<(), u8> 
 pub(crate) fn judge_alone(mut scratch: Handle) -> Result<(), u8> {
     scratch.judged = [Judgement::default(); 2];
     scratch.opened = scratch.packet.tuple;
-    scratch.audits = 0;
+    scratch.audits.start();
     let (opener, responder) = (pod(scratch.src), scratch.dst);
     judge(scratch, &opener, &responder)?;
     policy::audit(&scratch);
@@ -342,8 +340,6 @@ pub(crate) fn judge_alone(mut scratch: Handle) -> Result<(), u8> {
 
 #[inline(always)]
 fn judge(mut scratch: Handle, opener: &End, responder: &End) -> Result<(), u8> {
-    let scratch: &mut Scratch = &mut scratch;
-    policy::judge(&mut scratch.judged, opener, responder, &scratch.opened, &mut scratch.trace)
-        .map(|audits| scratch.note_audits(audits))
-        .map_err(|reason| reason as u8)
+    let Scratch { judged, opened, trace, audits, .. } = &mut *scratch;
+    policy::judge(judged, opener, responder, opened, trace, audits).map_err(|reason| reason as u8)
 }
