@@ -76,6 +76,9 @@ struct Fill {
     capacity: u32,
 }
 
+/// What it means that no program sees the sockets of the node's own processes.
+const NOT_LED: &str = "not led (the node's own processes reach no Service by Sluice)";
+
 /// Looks at the kernel and at the agent's socket.
 pub(crate) fn answer(bpffs: &Path, socket: &Path) -> Status {
     let (datapath, problem) = match datapath(bpffs) {
@@ -159,7 +162,7 @@ impl Answer for Status {
                 ("Endpoints", datapath.endpoints.to_string()),
                 ("Programs", datapath.programs.len().to_string()),
                 ("Links", datapath.links.len().to_string()),
-                ("Sockets", if datapath.leads_sockets { "led" } else { "not led" }.to_owned()),
+                ("Sockets", if datapath.leads_sockets { "led" } else { NOT_LED }.to_owned()),
                 ("XDP", output::list(&datapath.xdp.iter().map(XdpUplink::text).collect::<Vec<_>>())),
                 ("Forwarded", datapath.forwarded.to_string()),
                 ("Dropped", datapath.dropped.to_string()),

@@ -7,12 +7,13 @@
 //! stay as an earlier agent left them. The one exception adds only: a registration writes the endpoint's name at
 //! once, so that a restarted agent knows of it; its address has no entry, so everything is dropped.
 //!
-//! **Invariant: `actual` is what the maps hold.** It changes with each applied step; when a step is refused, it is read
-//! back from the kernel before anything else is decided.
+//! **Invariant: `actual` is what the maps hold,** or will when nobody reads any more what is to be cleared up (`clearing`).
+//! It changes with each step; when one is refused, it is read back from the kernel before anything else is decided.
 //!
 //! **Invariant: a link keeps its programs as long as it lives.** They are given up when the kernel says that the link
 //! is gone, never because somebody says so: without them its pod would be open.
 
+mod clearing;
 mod endpoints;
 mod rejections;
 mod services;
@@ -25,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+use clearing::{Clearing, Later};
 use ipnetwork::IpNetwork;
 use sluice_abi::{Addr, EndpointId};
 use sluice_core::{
@@ -151,7 +153,19 @@ pub struct Reconciler {
     sweep_again: bool,
     /// Addresses of pods that are gone, whose flows are to be forgotten.
     departed: BTreeSet<Addr>,
+    /// What is to be cleared up when its readers are done.
+    clearing: Clearing,
     metrics: Metrics,
+}
+
+impl Drop for Reconciler {
+    /// Leaves nothing to clear up to the next agent.
+    fn drop(&mut self) {
+        let later = self.clearing.take_all();
+        if let Err(error) = self.clear_all(&later) {
+            error!(error = %Causes(&error), "what nothing leads to stays in the maps");
+        }
+    }
 }
 
 impl Reconciler {
@@ -199,6 +213,7 @@ impl Reconciler {
             sweeping: None,
             sweep_again: false,
             departed: BTreeSet::new(),
+            clearing: Clearing::default(),
             metrics: Metrics::default(),
         };
         reconciler.publish_topology();
@@ -239,6 +254,7 @@ impl Reconciler {
                 None => return false,
             },
             swept = ended(&mut self.sweeping) => self.take_swept(swept),
+            graced = self.clearing.ended() => self.take_graced(graced),
             () = tokio::time::sleep_until(wake_at) => self.wake(),
         }
         if self.is_unpinned {
@@ -410,6 +426,9 @@ impl Reconciler {
         // Everything is in force before the first wait for readers; nobody has to wait for the clearing up after it.
         let is_grace = |step: &Step| matches!(step, Step::Grace);
         let clearing_up = plan.split_off(plan.iter().position(is_grace).unwrap_or(plan.len()));
+        if self.clearing.is_in_the_way(&plan) {
+            self.finish_clearing()?;
+        }
         let before = Before::of(&plan, &self.actual);
         self.execute(&plan)?;
         self.put_programs_in_place()?;
@@ -417,16 +436,81 @@ impl Reconciler {
         self.in_force = in_force.difference(&self.bare).copied().collect();
         self.answer_waiters();
         self.publish_health_checks();
-        self.execute(&clearing_up)?;
-        if before.has_strays(&self.actual) {
-            self.sweep();
-        }
-        self.dirty = !rejected.is_empty() && !clearing_up.is_empty();
+        let steps = plan.len() + clearing_up.len();
+        self.dirty = false;
+        let plans_again = !rejected.is_empty() && !clearing_up.is_empty();
+        self.clear_up(Later { steps: clearing_up, plans_again, sweeps: false }, &before)?;
         if self.published.send_if_modified(|published| !std::mem::replace(&mut published.ready, true)) {
-            info!(steps = plan.len() + clearing_up.len(), "first plan in force");
+            info!(steps, "first plan in force");
             release_memory();
         }
         Ok(())
+    }
+
+    /// Clears up behind a plan: later, where others need not wait for it.
+    fn clear_up(&mut self, mut later: Later, before: &Before) -> Result<(), ApplyError> {
+        if !later.can_wait() {
+            self.finish_clearing()?;
+            self.execute(&later.steps)?;
+            later.sweeps = before.has_strays(&self.actual);
+            self.follow_up(&later);
+            return Ok(());
+        }
+        later.steps.iter().for_each(|step| self.actual.apply(step));
+        later.sweeps = before.has_strays(&self.actual);
+        if later.steps.is_empty() {
+            self.follow_up(&later);
+        } else {
+            self.clearing.add(later);
+        }
+        Ok(())
+    }
+
+    fn take_graced(&mut self, graced: Result<Result<(), MapsError>, JoinError>) {
+        let later = match graced {
+            Ok(Ok(())) => self.clearing.take(),
+            Ok(Err(error)) => return self.give_up_clearing(&error),
+            Err(error) => return self.give_up_clearing(&error),
+        };
+        match self.execute(&later.steps) {
+            Ok(()) => self.follow_up(&later),
+            Err(error) => self.give_up_clearing(&error),
+        }
+    }
+
+    /// What was not cleared up is found in the maps by the next plan.
+    fn give_up_clearing(&mut self, error: &dyn std::error::Error) {
+        error!(error = %Causes(error), "not cleared up: trying again");
+        self.read_back();
+        self.dirty = true;
+        self.retry_at = Some(Instant::now() + RETRY);
+    }
+
+    /// Clears up everything at once, after one wait for readers.
+    fn finish_clearing(&mut self) -> Result<(), ApplyError> {
+        let later = self.clearing.take_all();
+        self.clear_all(&later)?;
+        self.follow_up(&later);
+        Ok(())
+    }
+
+    fn clear_all(&mut self, later: &Later) -> Result<(), ApplyError> {
+        if later.steps.is_empty() {
+            return Ok(());
+        }
+        let wait = std::iter::once(&Step::Grace);
+        self.execute(&wait.chain(&later.steps).copied().collect())
+    }
+
+    /// What is due when it has been cleared up.
+    fn follow_up(&mut self, later: &Later) {
+        if self.clearing.is_empty() {
+            self.differ.cleared();
+        }
+        self.dirty |= later.plans_again;
+        if later.sweeps {
+            self.sweep();
+        }
     }
 
     /// With the first plan the maps hold what programs need that waited for it.
@@ -442,7 +526,12 @@ impl Reconciler {
             Ok(Some(cgroup)) => info!(cgroup = %cgroup.display(), "node's own processes reach Services"),
             Ok(None) => info!("node's own processes are not led to Services"),
             Err(error) => {
-                warn!(error = %Causes(&error), "node's own processes do not reach Services (see --cgroup-root); pods do");
+                warn!(
+                    error = %Causes(&error),
+                    "node's own processes (kubelet, hostNetwork pods) do not reach Services at cluster, node port, load \
+                     balancer or external addresses: no program sees their sockets, and there is no other way \
+                     (see --cgroup-root); pods and clients outside do"
+                );
             }
         }
         Ok(())
@@ -488,17 +577,21 @@ impl Reconciler {
                     self.datapath.tell_sockets();
                 }
             }
-            Err(_) => {
-                self.differ.forget();
-                match read_actual(self.datapath.maps()) {
-                    Ok(actual) => self.actual = actual,
-                    // The next plan is made of what was believed; the maps refuse what does not fit it.
-                    Err(error) => error!(error = %Causes(&error), "maps not read back"),
-                }
-            }
+            Err(_) => self.read_back(),
         }
         debug!(steps = plan.len(), "plan applied");
         applied
+    }
+
+    /// Begins anew with what the maps hold, also of what was to be cleared up.
+    fn read_back(&mut self) {
+        self.clearing.take_all();
+        self.differ.forget();
+        match read_actual(self.datapath.maps()) {
+            Ok(actual) => self.actual = actual,
+            // The next plan is made of what was believed; the maps refuse what does not fit it.
+            Err(error) => error!(error = %Causes(&error), "maps not read back"),
+        }
     }
 }
 

@@ -237,12 +237,14 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 /// Asks until the answer is yes.
 ///
 /// # Errors
-/// After [`PATIENCE`], and what `ask` says.
+/// After [`PATIENCE`], times the number in `SLUICE_SLOWNESS` where machines are emulated, and what `ask` says.
 pub fn eventually(what: &str, mut ask: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let slowness = std::env::var("SLUICE_SLOWNESS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let patience = PATIENCE * slowness;
+    let deadline = Instant::now() + patience;
     while !ask()? {
         if Instant::now() > deadline {
-            bail!("waited {PATIENCE:?} until {what}");
+            bail!("waited {patience:?} until {what}");
         }
         // What is asked about announces nothing.
         std::thread::sleep(Duration::from_millis(2));

@@ -282,6 +282,14 @@ impl Differ {
         self.memory = None;
     }
 
+    /// To be told, by who carries out what stands behind a plan's [`Step::Grace`] later than the next plan, when all of it is
+    /// done: until then plans avoid what it touches, while there is other room.
+    pub fn cleared(&mut self) {
+        if let Some(memory) = &mut self.memory {
+            memory.services.cleared();
+        }
+    }
+
     /// The plan that makes the maps hold what is wanted; `changes` are those of `desired` since the last plan, which was carried
     /// out whole. The first plan looks at everything.
     pub fn plan(&mut self, desired: &DesiredState, changes: &Changes, actual: &Actual) -> Outcome {

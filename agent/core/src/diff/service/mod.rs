@@ -46,6 +46,11 @@ impl Services {
         (Self(memory), phases)
     }
 
+    /// Nobody reads any more what earlier plans have freed.
+    pub(super) fn cleared(&mut self) {
+        self.0.free.rested();
+    }
+
     /// Plans the Services that have changed since the last plan, which was carried out whole.
     pub(super) fn plan(
         &mut self,
@@ -343,11 +348,11 @@ impl<'a> Draft<'a> {
             let slots = self.actual.slots.range(slice.first..slice.first.saturating_add(slice.length));
             let occupied = slots.filter(|(_, id)| **id != BackendId::NONE);
             clear.extend(occupied.map(|(slot, _)| Step::Delete(Key::Slot(*slot))));
-            self.memory.free.give(slice.first, slice.length);
+            self.memory.free.give_later(slice.first, slice.length);
         }
         for slot in litter.slots {
             clear.push(Step::Delete(Key::Slot(slot)));
-            self.memory.free.give(slot, 1);
+            self.memory.free.give_later(slot, 1);
         }
         clear.extend(litter.backends.into_iter().map(|id| Step::Delete(Key::Backend(id))));
         clear.extend(litter.metas.into_iter().map(|id| Step::Delete(Key::ServiceMeta(id))));

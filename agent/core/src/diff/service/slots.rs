@@ -9,6 +9,8 @@ pub(super) struct FreeSlots {
     by_place: BTreeMap<u32, u32>,
     /// Length and first slot.
     by_length: BTreeSet<(u32, u32)>,
+    /// What plans have freed (first slot, length): whoever carries them out may still wait for its readers.
+    resting: Vec<(u32, u32)>,
 }
 
 impl FreeSlots {
@@ -26,14 +28,32 @@ impl FreeSlots {
         free
     }
 
-    /// Takes the smallest range that is long enough: large ones stay for large slices.
+    /// Takes the smallest range that is long enough: large ones stay for large slices. What rests is taken only when nothing
+    /// else is.
     pub(super) fn take(&mut self, length: u32) -> Option<u32> {
+        self.take_rested(length).or_else(|| {
+            self.rested();
+            self.take_rested(length)
+        })
+    }
+
+    fn take_rested(&mut self, length: u32) -> Option<u32> {
         let (free, first) = self.by_length.range((length, 0)..).next().copied()?;
         self.remove(first, free);
         if free > length {
             self.insert(first + length, free - length);
         }
         Some(first)
+    }
+
+    /// Nothing has readers any more.
+    pub(super) fn rested(&mut self) {
+        std::mem::take(&mut self.resting).into_iter().for_each(|(first, length)| self.give(first, length));
+    }
+
+    /// Gives a range back that may have readers.
+    pub(super) fn give_later(&mut self, first: u32, length: u32) {
+        self.resting.push((first, length));
     }
 
     /// Gives a range back.
@@ -80,6 +100,18 @@ mod tests {
         free.give(20, 1);
         free.give(21, 6);
         assert_eq!(free.by_place, BTreeMap::from([(20, 10)]));
+    }
+
+    #[test]
+    fn what_rests_is_taken_when_it_has_no_readers_or_nothing_else_is_left() {
+        let mut free = FreeSlots::between([(0, 10)], 14);
+        free.give_later(0, 4);
+        assert_eq!(free.take(4), Some(10));
+        free.give_later(10, 4);
+        free.rested();
+        assert_eq!((free.take(4), free.take(4), free.take(1)), (Some(0), Some(10), None));
+        free.give_later(4, 2);
+        assert_eq!(free.take(2), Some(4));
     }
 
     #[test]
