@@ -89,7 +89,7 @@ impl Stage {
         let mut world = World::default();
         let pod = |number| Action::Pod { number, app: number % 2, phase: 0, ports: 0 };
         let mut actions = vec![Action::Attach { number: 0 }, pod(0), pod(3), pod(4)];
-        actions.extend([0, 1].map(|number| Action::Namespace { number, team: number }));
+        actions.extend([0, 1].map(|number| Action::Namespace { number, team: number, mode: 0 }));
         for change in actions.iter().flat_map(|action| world.act(action)) {
             stage.apply(change);
         }
@@ -227,7 +227,7 @@ fn an_exception_of_one_address_is_left_out_after_every_pod() {
 fn network_policies_alone_are_not_narrowed() {
     let running = |number| Action::Pod { number, app: number % 2, phase: 0, ports: 0 };
     let rule = world::RuleShape { peers: vec![1], ports: vec![0] };
-    let spec = world::PolicyShape { selects: 0, types: 0, rules: [vec![rule], Vec::new()] };
+    let spec = world::PolicyShape { mode: 0, selects: 0, types: 0, rules: [vec![rule], Vec::new()] };
     let mut batch: Vec<_> = (0..6).map(running).collect();
     batch.extend([Action::Attach { number: 0 }, Action::Policy { number: 0, spec }]);
     let history: History = vec![batch];

@@ -12,7 +12,7 @@ fn policy(number: u8, app: u8, peer: u8) -> Action {
     let rule = RuleShape { peers: vec![1 + peer], ports: vec![0] };
     Action::Policy {
         number,
-        spec: PolicyShape { selects: 1 + app, types: 0, rules: [vec![rule], Vec::new()] },
+        spec: PolicyShape { mode: 0, selects: 1 + app, types: 0, rules: [vec![rule], Vec::new()] },
     }
 }
 
