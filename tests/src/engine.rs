@@ -248,10 +248,9 @@ pub fn objects(yaml: &str) -> Vec<Object> {
 /// Whether everything fits, or what is to be left out is; ties are told of too, and are served.
 fn assert_fits(limits: &Limits, rejected: &[Rejection]) {
     let is_full = *limits == full();
-    let is_expected = |rejection: &Rejection| match rejection {
-        Rejection::Tied { .. } => true,
-        Rejection::Addresses { .. } | Rejection::Narrowed { .. } => is_full,
-        _ => false,
+    let is_expected = |rejection: &Rejection| {
+        matches!(rejection, Rejection::Tied { .. })
+            || (is_full && matches!(rejection, Rejection::Addresses { .. } | Rejection::Narrowed { .. }))
     };
     assert!(rejected.iter().all(is_expected), "{rejected:?}");
 }

@@ -12,7 +12,7 @@ pub(crate) struct Args {
     /// A fifth of the rounds: to see that everything runs, not to compare.
     #[arg(long)]
     quick: bool,
-    /// Only this group (`datapath`, `latency`, `control`, `services`), or figures whose name contains this.
+    /// Only this group (`datapath`, `latency`, `control`, `services`, `compile`), or figures whose name contains this.
     filter: Option<String>,
     /// What to print; `json` goes into the file `target/bench.json` or `--file`, beside the table.
     #[arg(short, long, value_enum, default_value_t)]

@@ -140,4 +140,13 @@ pub(super) const CASES: &[Case] = &[
         denied: &["203.0.113.1 > db tcp/1"],
         ..ROW
     },
+    Case {
+        name: "an exception of an egress block cuts off what is behind it, a pod too",
+        policies: &[
+            "{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.1.0.0/16, except: [10.1.2.0/24]}}, {ipBlock: {cidr: 'fd00::/8', except: ['fd02::/16']}}]}]}",
+        ],
+        allowed: &["web > db tcp/1", "web > other/db tcp/1"],
+        denied: &["web > far tcp/1", "web > other/far udp/1"],
+        ..ROW
+    },
 ];

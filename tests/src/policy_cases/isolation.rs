@@ -170,4 +170,29 @@ pub(super) const CASES: &[Case] = &[
         denied: &["web > db tcp/1", "db > web tcp/1"],
         ..ROW
     },
+    Case {
+        name: "a policy that allows everything opens what others of the pod leave closed, in its direction",
+        policies: &[
+            "{podSelector: {matchLabels: {app: db}}, policyTypes: [Ingress, Egress], ingress: [{ports: [{port: 80}]}], egress: [{ports: [{port: 80}]}]}",
+            "{podSelector: {}, policyTypes: [Ingress], ingress: [{}]}",
+            "{podSelector: {matchLabels: {app: job}}, policyTypes: [Egress]}",
+            "{podSelector: {matchLabels: {app: job}}, policyTypes: [Egress], egress: [{}]}",
+        ],
+        allowed: &[
+            "web > db tcp/81",
+            "10.9.0.1 > db icmp",
+            "db > web tcp/80",
+            "job > web tcp/81",
+            "job > 10.9.0.1 udp/1",
+        ],
+        denied: &["db > web tcp/81", "db > 10.9.0.1 udp/80"],
+        ..ROW
+    },
+    Case {
+        name: "an empty ingress list lets in neither UDP nor SCTP",
+        policies: &["{podSelector: {matchLabels: {app: db}}, ingress: []}"],
+        allowed: &["web > job udp/80", "web > job sctp/80"],
+        denied: &["web > db udp/80", "web > db sctp/80", "other/web > db udp/80", "other/web > db sctp/80"],
+        ..ROW
+    },
 ];

@@ -74,4 +74,18 @@ pub(super) const CASES: &[Case] = &[
         denied: &["web > db tcp/6543", "far > job tcp/5432", "db > job tcp/6543"],
         ..ROW
     },
+    Case {
+        name: "a named port of an ingress rule with a namespace selector is open to that namespace alone",
+        policies: &[
+            "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: blue}}}], ports: [{port: sql}]}]}",
+        ],
+        allowed: &["other/web > db tcp/5432", "other/far > db tcp/5432"],
+        denied: &[
+            "web > db tcp/5432",
+            "other/web > db tcp/80",
+            "other/web > db udp/5353",
+            "10.9.0.1 > db tcp/5432",
+        ],
+        ..ROW
+    },
 ];

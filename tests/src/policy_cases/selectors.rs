@@ -150,4 +150,22 @@ pub(super) const CASES: &[Case] = &[
         denied: &["web > db tcp/1", "other/web > db tcp/1"],
         ..ROW
     },
+    Case {
+        name: "two selectors in one peer of an egress rule must both match",
+        policies: &[
+            "{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {matchLabels: {team: blue}}, podSelector: {matchLabels: {app: db}}}]}]}",
+        ],
+        allowed: &["web > other/db tcp/80", "web > other/db udp/53"],
+        denied: &["web > other/web tcp/80", "web > db tcp/80", "web > other/far tcp/80"],
+        ..ROW
+    },
+    Case {
+        name: "a namespace is found by the name label in expressions too",
+        policies: &[
+            "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{namespaceSelector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: NotIn, values: [default]}]}}]}]}",
+        ],
+        allowed: &["other/web > db tcp/80", "other/far > db tcp/80"],
+        denied: &["web > db tcp/80", "far > db tcp/80", "10.9.0.1 > db tcp/80"],
+        ..ROW
+    },
 ];

@@ -128,7 +128,7 @@ mutants! {
         "None => vec![PortPrefix::Any],"
         => "None => vec![PortPrefix::Ports { protocol: 6, first: 0, bits: 0 }],";
     "compile/identity.rs": "a pod selector alone reaches into other namespaces",
-        "Namespaces::Named(named) => *named == name.namespace,"
+        "Namespaces::Named(named) => *named == name,"
         => "Namespaces::Named(_) => true,";
     "compile/identity.rs": "one of two selectors of a peer is enough",
         "near && pods.matches(&pod.labels)"

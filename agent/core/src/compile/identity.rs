@@ -64,14 +64,15 @@ pub(super) struct Identities {
 }
 
 impl Identities {
-    /// Brings the classes up to date: of these pods, and of those that new selectors select or old ones selected.
+    /// Brings the classes up to date: of these pods, and of those that new selectors select or old ones selected. The answer is
+    /// whether any address or range has another now.
     pub(super) fn update(
         &mut self,
         cluster: &Cluster,
         pods: &BTreeSet<NamespacedName>,
         desired: &mut DesiredState,
-    ) {
-        let mut dirty = BTreeSet::new();
+    ) -> bool {
+        let (mut dirty, mut changed) = (BTreeSet::new(), false);
         if !desired.rule_sets.keys().eq(&self.rule_sets) {
             self.rule_sets = desired.rule_sets.keys().copied().collect();
             let in_use = InUse::of(desired.rule_sets.values().flat_map(|set| &set.rules));
@@ -81,15 +82,19 @@ impl Identities {
             if self.in_use.blocks != old.blocks {
                 self.ranges = Ranges::of(&self.in_use.blocks);
                 self.update_ranges(desired);
+                changed = true;
             }
         }
         self.update_profiles(cluster, pods.iter().collect(), &mut dirty);
         for addr in dirty {
-            self.update_address(cluster, addr, desired);
+            changed |= self.update_address(cluster, addr, desired);
         }
-        let used: BTreeSet<Digest> =
-            self.singles.values().chain(self.cidrs.values().flatten()).copied().collect();
-        desired.classes.retain(|digest, _| used.contains(digest));
+        if changed {
+            let used: BTreeSet<Digest> =
+                self.singles.values().chain(self.cidrs.values().flatten()).copied().collect();
+            desired.classes.retain(|digest, _| used.contains(digest));
+        }
+        changed
     }
 
     /// Brings the profiles up to date with selectors that have come or gone.
@@ -101,23 +106,32 @@ impl Identities {
         dirty: &mut BTreeSet<Addr>,
     ) {
         let blocks: BTreeSet<&Block> = added.all_blocks().chain(removed.all_blocks()).collect();
-        dirty.extend(self.pods_at.keys().filter(|addr| blocks.iter().any(|block| block.contains(addr))));
-        let mut namespaces = BTreeMap::new();
-        for (name, profile) in &mut self.profiles {
-            // One that is gone is among those that are updated next.
-            let Some(pod) = cluster.pods().get(&**name) else { continue };
-            let namespace =
-                namespaces.entry(&*name.namespace).or_insert_with_key(|name| cluster.namespace_labels(name));
-            let gained = added.satisfied(name, pod, namespace);
-            let loses = profile.selectors.iter().any(|selector| removed.holds(selector));
-            if gained.is_empty() && !loses {
-                continue;
+        if !blocks.is_empty() {
+            let is_held = |addr: &&Addr| blocks.iter().any(|block| block.contains(addr));
+            dirty.extend(self.pods_at.keys().filter(is_held));
+        }
+        let after = |namespace: &str| NamespacedName::new(format!("{namespace}\0"), "");
+        let mut next = self.profiles.keys().next().cloned();
+        while let Some(first) = next {
+            let namespace = &*first.namespace;
+            let labels = cluster.namespace_labels(namespace);
+            let here = NamespacedName::new(namespace, "")..after(namespace);
+            // Where labels have changed too, pods are among those that are updated next; so is one that is gone.
+            let is_reached = added.reaches(namespace, &labels) || removed.reaches(namespace, &labels);
+            for (name, profile) in is_reached.then(|| self.profiles.range_mut(here)).into_iter().flatten() {
+                let Some(pod) = cluster.pods().get(&**name) else { continue };
+                let gained = added.satisfied(name, pod, &labels);
+                let loses = profile.selectors.iter().any(|selector| removed.holds(selector));
+                if gained.is_empty() && !loses {
+                    continue;
+                }
+                let mut selectors = BTreeSet::clone(&profile.selectors);
+                selectors.retain(|selector| !removed.holds(selector));
+                selectors.extend(gained);
+                profile.selectors = Arc::new(selectors);
+                dirty.extend(&profile.addrs);
             }
-            let mut selectors = BTreeSet::clone(&profile.selectors);
-            selectors.retain(|selector| !removed.holds(selector));
-            selectors.extend(gained);
-            profile.selectors = Arc::new(selectors);
-            dirty.extend(&profile.addrs);
+            next = self.profiles.range(after(namespace)..).next().map(|(name, _)| name.clone());
         }
     }
 
@@ -176,22 +190,26 @@ impl Identities {
         }
     }
 
-    fn update_address(&mut self, cluster: &Cluster, addr: Addr, desired: &mut DesiredState) {
+    /// Brings an address up to date; whether it has another class now.
+    fn update_address(&mut self, cluster: &Cluster, addr: Addr, desired: &mut DesiredState) -> bool {
         let range = self.ranges.at(&addr);
         let mut selectors = self.selectors_of_pods_at(cluster, addr);
         let key = Prefix::host(addr);
-        if selectors.is_empty() {
+        let old = desired.ipcache.get(&key).copied();
+        let new = if selectors.is_empty() {
             self.singles.remove(&addr);
-            match self.cidrs.get(&key) {
-                Some(class) => desired.ipcache.insert(key, *class),
-                None => desired.ipcache.remove(&key),
-            };
-            return;
+            self.cidrs.get(&key).copied()
+        } else {
+            selectors.extend(range.iter().cloned());
+            let class = intern(&Arc::new(selectors), desired);
+            self.singles.insert(addr, class);
+            Some(Some(class))
+        };
+        match new {
+            Some(class) => drop(desired.ipcache.insert(key, class)),
+            None => drop(desired.ipcache.remove(&key)),
         }
-        selectors.extend(range.iter().cloned());
-        let class = intern(&Arc::new(selectors), desired);
-        self.singles.insert(addr, class);
-        desired.ipcache.insert(key, Some(class));
+        old != new
     }
 
     /// What the pod at an address satisfies beyond its range. Where two pods claim it, only what both satisfy counts,
@@ -262,6 +280,16 @@ impl InUse {
         }
     }
 
+    /// Whether a pod of a namespace may satisfy one of these by its labels and ports.
+    fn reaches(&self, name: &str, namespace: &NamespaceLabels) -> bool {
+        let named = self.named.iter().map(|named| &named.peer);
+        self.pods.iter().chain(named).any(|peer| match peer {
+            Peer::Any => true,
+            Peer::Block(_) => false,
+            Peer::Pods { namespaces, .. } => are_of(namespaces, name, namespace),
+        })
+    }
+
     /// Whether a pod's selector is one of these.
     fn holds(&self, selector: &Selector) -> bool {
         match selector {
@@ -323,12 +351,17 @@ fn selects(peer: &Peer, name: &NamespacedName, pod: &Pod, namespace: &NamespaceL
         Peer::Any => true,
         Peer::Block(_) => false,
         Peer::Pods { namespaces, pods } => {
-            let near = match namespaces {
-                Namespaces::Named(named) => *named == name.namespace,
-                Namespaces::Matching(selector) => namespace.are_selected_by(selector),
-                Namespaces::Possibly(selector) => namespace.may_be_selected_by(selector),
-            };
+            let near = are_of(namespaces, &name.namespace, namespace);
             near && pods.matches(&pod.labels)
         }
+    }
+}
+
+/// Whether a namespace is one of these.
+fn are_of(namespaces: &Namespaces, name: &str, labels: &NamespaceLabels) -> bool {
+    match namespaces {
+        Namespaces::Named(named) => *named == name,
+        Namespaces::Matching(selector) => labels.are_selected_by(selector),
+        Namespaces::Possibly(selector) => labels.may_be_selected_by(selector),
     }
 }

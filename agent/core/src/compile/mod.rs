@@ -300,13 +300,22 @@ impl Compiler {
         if pending.pods.is_empty() && pending.endpoints.is_empty() && !pending.addresses {
             return;
         }
-        self.changes.policy = true;
         self.sets.update(&self.cluster, &pending.endpoints);
-        self.desired.rule_sets = self.sets.rule_sets();
-        self.identities.update(&self.cluster, &pending.pods, &mut self.desired);
-        self.rules.update(&mut self.desired);
-        self.desired.interfaces = self.cluster.endpoints().clone();
-        self.desired.endpoints = self.endpoints();
+        let rule_sets = self.sets.rule_sets();
+        let moved_sets = !rule_sets.keys().eq(self.desired.rule_sets.keys());
+        self.desired.rule_sets = rule_sets;
+        let moved_peers = self.identities.update(&self.cluster, &pending.pods, &mut self.desired);
+        if moved_sets || moved_peers {
+            self.rules.update(&mut self.desired);
+        }
+        let endpoints = self.endpoints();
+        let moved_pods =
+            self.desired.interfaces != *self.cluster.endpoints() || self.desired.endpoints != endpoints;
+        if moved_pods {
+            self.desired.interfaces = self.cluster.endpoints().clone();
+            self.desired.endpoints = endpoints;
+        }
+        self.changes.policy |= moved_sets || moved_peers || moved_pods;
     }
 
     fn endpoints(&self) -> BTreeMap<Addr, DesiredEndpoint> {

@@ -24,7 +24,7 @@ pub(super) struct Bound {
     pub(super) classes: BTreeMap<Digest, Identity>,
     /// Identities that nothing in the maps knows yet.
     pub(super) new_identities: BTreeSet<Identity>,
-    /// What each pair of rule set and identity shall hold; other pairs hold nothing.
+    /// What each pair of rule set and identity shall hold; other pairs that are bound hold nothing.
     pub(super) wanted: BTreeMap<(RuleSetId, Identity), Entries>,
     pub(super) identity_meta: BTreeMap<Identity, IdentityMeta>,
     pub(super) rule_set_meta: BTreeMap<RuleSetId, RuleSetMeta>,
@@ -108,9 +108,7 @@ impl Bound {
         sources: &mut Sources<'_>,
         numbers: &mut NumberSource,
     ) -> BTreeMap<Identity, Entries> {
-        let identities = self.classes.values().copied().chain([Identity::ANY]);
-        let mut all: BTreeMap<Identity, Entries> =
-            identities.map(|identity| (identity, Vec::new())).collect();
+        let mut all: BTreeMap<Identity, Entries> = BTreeMap::new();
         for (class, entries) in desired.rules.get(set).into_iter().flatten() {
             let identity = class.map_or(Some(Identity::ANY), |class| self.classes.get(&class).copied());
             let Some(identity) = identity else { continue };
@@ -125,6 +123,13 @@ impl Bound {
             all.insert(identity, bound.collect());
         }
         all
+    }
+
+    /// What a pair shall hold; `None` when set or identity is none that is wanted.
+    pub(super) fn wanted_of(&self, set: RuleSetId, identity: Identity) -> Option<Entries> {
+        let is_bound = self.rule_set_meta.contains_key(&set)
+            && (identity == Identity::ANY || self.identity_meta.contains_key(&identity));
+        is_bound.then(|| self.wanted.get(&(set, identity)).cloned().unwrap_or_default())
     }
 
     /// Every rule that is wanted.
@@ -230,11 +235,15 @@ impl<'a> Sources<'a> {
     }
 
     fn policy(&mut self, name: &PolicyName, numbers: &mut NumberSource) -> PolicyId {
+        // Asked for every entry: a name is copied once.
         let id = match self.policies.get(name) {
             Some(id) => *id,
-            None => PolicyId(numbers.take(Numbers::Policy)),
+            None => {
+                let id = PolicyId(numbers.take(Numbers::Policy));
+                self.policies.insert(name.clone(), id);
+                id
+            }
         };
-        self.policies.insert(name.clone(), id);
         let mode = if self.audited.contains(name) { PolicyMode::Audit } else { PolicyMode::Enforce };
         self.policy_meta.entry(id).or_insert_with(|| meta_of(name, mode));
         id

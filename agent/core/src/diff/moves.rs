@@ -5,6 +5,9 @@
 //! move T → Y, and each judgement changes once, from its old to its new answer. Mostly T can be Y itself (nothing but Y
 //! is new) or X itself (nothing but X goes), and one of the two moves is none.
 //!
+//! Where one endpoint leaves a set that another enters, T may only what both X and Y may there: for the one or the other
+//! something that both ends of the plan pass can be closed for a moment. It never is the other way round.
+//!
 //! While some endpoints have to keep an old set (it was refused), addresses stay at T: it is right under both.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -246,7 +249,7 @@ impl<'a> Carriers<'a> {
 
     /// The entries of a pair once everything is prepared.
     fn new_entries(&self, set: RuleSetId, identity: Identity) -> Entries {
-        let wanted = self.bound.wanted.get(&(set, identity)).cloned();
+        let wanted = self.bound.wanted_of(set, identity);
         wanted.unwrap_or_else(|| entries_in(self.actual, set, identity))
     }
 

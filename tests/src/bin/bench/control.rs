@@ -223,9 +223,18 @@ fn put_remote_pods(cluster: &Cluster) -> Result<()> {
 /// Resident memory of the node's agent.
 pub(crate) fn rss_mib(node: &Node) -> Result<f64> {
     let pid = node.agent_pid().context("an agent")?;
-    let path = format!("/proc/{pid}/status");
+    rss_of(&pid.to_string())
+}
+
+/// Resident memory of this program.
+pub(crate) fn own_rss_mib() -> Result<f64> {
+    rss_of("self")
+}
+
+fn rss_of(process: &str) -> Result<f64> {
+    let path = format!("/proc/{process}/status");
     let status = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("the agent's memory")?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse().context("the agent's memory")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("its memory")?;
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse().context("its memory")?;
     Ok(kib / 1024.0)
 }

@@ -1,12 +1,13 @@
 //! The benchmarks behind `cargo xtask bench`: figures beside their budgets (DESIGN, section 7).
 //!
 //! [`datapath`] times the hooks on single packets, [`latency`] round trips of real connections, [`control`] the plugin
-//! and the agent, [`services`] Services that change. [`spread`] is what each gives, [`report`] prints them.
+//! and the agent, [`services`] Services that change, [`compile`] the compiler of policies. [`spread`] is what each gives, [`report`] prints them.
 //!
 //! **Invariant: everything that is compared is measured in turns.** This machine is as fast as its neighbours let it
 //! be: a figure is a difference from, or a ratio to, a yardstick that was measured within the same fraction of a second.
 #![expect(clippy::print_stdout, reason = "the table is the answer")]
 
+mod compile;
 mod control;
 mod datapath;
 mod latency;
@@ -27,7 +28,7 @@ struct Args {
     /// A fifth of the rounds: to see that everything runs, not to compare.
     #[arg(long)]
     quick: bool,
-    /// Only this group (`datapath`, `latency`, `control`, `services`), or figures whose name contains this.
+    /// Only this group (`datapath`, `latency`, `control`, `services`, `compile`), or figures whose name contains this.
     filter: Option<String>,
     /// Write the figures into this file too, as JSON.
     #[arg(short, long)]
@@ -63,5 +64,6 @@ fn run(args: &Args) -> Result<()> {
     latency::measure(args, &mut report)?;
     control::measure(args, &mut report)?;
     services::measure(args, &mut report)?;
+    compile::measure(args, &mut report)?;
     args.output.as_deref().map_or(Ok(()), |path| report.write(path))
 }
