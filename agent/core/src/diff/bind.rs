@@ -144,7 +144,7 @@ impl Bound {
 }
 
 /// The rule sets of an endpoint: those in force, then those of its shadow, each in the order of directions.
-pub(super) const fn sets_of(endpoint: &Endpoint) -> [RuleSetId; 4] {
+const fn sets_of(endpoint: &Endpoint) -> [RuleSetId; 4] {
     [endpoint.ingress, endpoint.egress, endpoint.shadow_ingress, endpoint.shadow_egress]
 }
 

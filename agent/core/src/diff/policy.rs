@@ -12,7 +12,7 @@ use sluice_abi::{
 
 use super::{
     Limits, NumberSource, Phases, Rejection,
-    bind::{Bound, sets_of},
+    bind::Bound,
     moves::{self, Moves},
     narrow::{self, Mistaken, Narrowed},
     shadow,
@@ -506,15 +506,22 @@ fn change(
 ) -> moves::Change {
     let mut change =
         moves::Change { left: kept.clone(), entered: BTreeSet::new(), keeps_old: !kept.is_empty() };
+    let mut shadows = Vec::new();
     for (addr, new) in endpoints {
         let Some(old) = actual.endpoints.get(addr).filter(|old| is_same(old, new)) else { continue };
-        for (old, new) in sets_of(old).into_iter().zip(sets_of(new)) {
-            if old != new {
-                change.left.insert(old);
-                change.entered.insert(new);
-            }
+        let changed = |of: fn(&Endpoint) -> [RuleSetId; 2]| {
+            of(old).into_iter().zip(of(new)).filter(|(old, new)| old != new)
+        };
+        for (old, new) in changed(|endpoint| [endpoint.ingress, endpoint.egress]) {
+            change.left.insert(old);
+            change.entered.insert(new);
         }
+        shadows.extend(changed(|endpoint| [endpoint.shadow_ingress, endpoint.shadow_egress]));
     }
+    // A set that becomes a shadow, or was one, is asked by what is enforced first.
+    let (left, entered) = (change.left.clone(), change.entered.clone());
+    change.left.extend(shadows.iter().map(|(old, _)| *old).filter(|set| !entered.contains(set)));
+    change.entered.extend(shadows.iter().map(|(_, new)| *new).filter(|set| !left.contains(set)));
     // No shadow.
     change.left.remove(&RuleSetId::NONE);
     change.entered.remove(&RuleSetId::NONE);

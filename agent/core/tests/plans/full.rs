@@ -56,7 +56,7 @@ proptest! {
                 return;
             }
             let left_out = left_out(compiler, &after);
-            let objects = world.objects();
+            let objects = oracle::enforced(&world.objects());
             let oracle = oracle::Oracle { objects: &objects };
             for ((place, direction, peer, (protocol, port)), is) in answers(&after, &places(&after)) {
                 let endpoint = after.endpoints[&place.0];
