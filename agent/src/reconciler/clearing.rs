@@ -7,9 +7,14 @@ use std::collections::BTreeSet;
 
 use sluice_core::plan::{Entry, Key, Plan, Step};
 use sluice_maps::{MapsError, grace_period};
-use tokio::task::{JoinError, JoinHandle};
+use tokio::{
+    task::{JoinError, JoinHandle},
+    time::Instant,
+};
+use tracing::error;
 
-use super::ended;
+use super::{RETRY, Reconciler, ended, strays::Before};
+use crate::{apply::ApplyError, causes::Causes};
 
 /// Steps that wait for readers.
 #[derive(Debug, Default)]
@@ -33,7 +38,7 @@ pub(super) struct Later {
 
 impl Later {
     /// Whether other plans may come before these steps: slots, backends and names that nothing leads to.
-    pub(super) fn can_wait(&self) -> bool {
+    fn can_wait(&self) -> bool {
         self.steps.iter().all(|step| {
             matches!(
                 step,
@@ -53,7 +58,7 @@ impl Later {
 
 impl Clearing {
     /// Takes steps that begin with the wait for readers.
-    pub(super) fn add(&mut self, mut later: Later) {
+    fn add(&mut self, mut later: Later) {
         later.steps.retain(|step| *step != Step::Grace);
         self.next.add(later);
         self.wait();
@@ -74,7 +79,7 @@ impl Clearing {
     }
 
     /// Whether nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.behind.steps.is_empty() && self.next.steps.is_empty()
     }
 
@@ -84,7 +89,7 @@ impl Clearing {
     }
 
     /// What nobody reads any more, after [`Clearing::ended`]; it is waited for the rest.
-    pub(super) fn take(&mut self) -> Later {
+    fn take(&mut self) -> Later {
         let done = std::mem::take(&mut self.behind);
         self.wait();
         done
@@ -96,6 +101,84 @@ impl Clearing {
         let mut all = std::mem::take(&mut self.behind);
         all.add(std::mem::take(&mut self.next));
         all
+    }
+}
+
+impl Drop for Reconciler {
+    /// Leaves nothing to clear up to the next agent.
+    fn drop(&mut self) {
+        let later = self.clearing.take_all();
+        if let Err(error) = self.clear_all(&later) {
+            error!(error = %Causes(&error), "what nothing leads to stays in the maps");
+        }
+    }
+}
+
+impl Reconciler {
+    /// Clears up behind a plan: later, where others need not wait for it.
+    pub(super) fn clear_up(&mut self, mut later: Later, before: &Before) -> Result<(), ApplyError> {
+        if !later.can_wait() {
+            self.finish_clearing()?;
+            self.execute(&later.steps)?;
+            later.sweeps = before.has_strays(&self.actual);
+            self.follow_up(&later);
+            return Ok(());
+        }
+        later.steps.iter().for_each(|step| self.actual.apply(step));
+        later.sweeps = before.has_strays(&self.actual);
+        if later.steps.is_empty() {
+            self.follow_up(&later);
+        } else {
+            self.clearing.add(later);
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_graced(&mut self, graced: Result<Result<(), MapsError>, JoinError>) {
+        let later = match graced {
+            Ok(Ok(())) => self.clearing.take(),
+            Ok(Err(error)) => return self.give_up_clearing(&error),
+            Err(error) => return self.give_up_clearing(&error),
+        };
+        match self.execute(&later.steps) {
+            Ok(()) => self.follow_up(&later),
+            Err(error) => self.give_up_clearing(&error),
+        }
+    }
+
+    /// What was not cleared up is found in the maps by the next plan.
+    fn give_up_clearing(&mut self, error: &dyn std::error::Error) {
+        error!(error = %Causes(error), "not cleared up: trying again");
+        self.read_back();
+        self.dirty = true;
+        self.retry_at = Some(Instant::now() + RETRY);
+    }
+
+    /// Clears up everything at once, after one wait for readers.
+    pub(super) fn finish_clearing(&mut self) -> Result<(), ApplyError> {
+        let later = self.clearing.take_all();
+        self.clear_all(&later)?;
+        self.follow_up(&later);
+        Ok(())
+    }
+
+    fn clear_all(&mut self, later: &Later) -> Result<(), ApplyError> {
+        if later.steps.is_empty() {
+            return Ok(());
+        }
+        let wait = std::iter::once(&Step::Grace);
+        self.execute(&wait.chain(&later.steps).copied().collect())
+    }
+
+    /// What is due when it has been cleared up.
+    fn follow_up(&mut self, later: &Later) {
+        if self.clearing.is_empty() {
+            self.differ.cleared();
+        }
+        self.dirty |= later.plans_again;
+        if later.sweeps {
+            self.sweep();
+        }
     }
 }
 

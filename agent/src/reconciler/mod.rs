@@ -158,16 +158,6 @@ pub struct Reconciler {
     metrics: Metrics,
 }
 
-impl Drop for Reconciler {
-    /// Leaves nothing to clear up to the next agent.
-    fn drop(&mut self) {
-        let later = self.clearing.take_all();
-        if let Err(error) = self.clear_all(&later) {
-            error!(error = %Causes(&error), "what nothing leads to stays in the maps");
-        }
-    }
-}
-
 impl Reconciler {
     /// Takes up what the maps hold: endpoints whose links are still there are attached again, the others are left to
     /// the first plan to delete.
@@ -445,72 +435,6 @@ impl Reconciler {
             release_memory();
         }
         Ok(())
-    }
-
-    /// Clears up behind a plan: later, where others need not wait for it.
-    fn clear_up(&mut self, mut later: Later, before: &Before) -> Result<(), ApplyError> {
-        if !later.can_wait() {
-            self.finish_clearing()?;
-            self.execute(&later.steps)?;
-            later.sweeps = before.has_strays(&self.actual);
-            self.follow_up(&later);
-            return Ok(());
-        }
-        later.steps.iter().for_each(|step| self.actual.apply(step));
-        later.sweeps = before.has_strays(&self.actual);
-        if later.steps.is_empty() {
-            self.follow_up(&later);
-        } else {
-            self.clearing.add(later);
-        }
-        Ok(())
-    }
-
-    fn take_graced(&mut self, graced: Result<Result<(), MapsError>, JoinError>) {
-        let later = match graced {
-            Ok(Ok(())) => self.clearing.take(),
-            Ok(Err(error)) => return self.give_up_clearing(&error),
-            Err(error) => return self.give_up_clearing(&error),
-        };
-        match self.execute(&later.steps) {
-            Ok(()) => self.follow_up(&later),
-            Err(error) => self.give_up_clearing(&error),
-        }
-    }
-
-    /// What was not cleared up is found in the maps by the next plan.
-    fn give_up_clearing(&mut self, error: &dyn std::error::Error) {
-        error!(error = %Causes(error), "not cleared up: trying again");
-        self.read_back();
-        self.dirty = true;
-        self.retry_at = Some(Instant::now() + RETRY);
-    }
-
-    /// Clears up everything at once, after one wait for readers.
-    fn finish_clearing(&mut self) -> Result<(), ApplyError> {
-        let later = self.clearing.take_all();
-        self.clear_all(&later)?;
-        self.follow_up(&later);
-        Ok(())
-    }
-
-    fn clear_all(&mut self, later: &Later) -> Result<(), ApplyError> {
-        if later.steps.is_empty() {
-            return Ok(());
-        }
-        let wait = std::iter::once(&Step::Grace);
-        self.execute(&wait.chain(&later.steps).copied().collect())
-    }
-
-    /// What is due when it has been cleared up.
-    fn follow_up(&mut self, later: &Later) {
-        if self.clearing.is_empty() {
-            self.differ.cleared();
-        }
-        self.dirty |= later.plans_again;
-        if later.sweeps {
-            self.sweep();
-        }
     }
 
     /// With the first plan the maps hold what programs need that waited for it.
