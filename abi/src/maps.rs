@@ -116,9 +116,9 @@ maps! {
     /// Addresses that see pods' own addresses: the cluster's pods and nodes, and what is configured.
     NO_MASQUERADE: LpmTrie<LpmKey<Addr>, u32>, 16_384, NO_PREALLOC;
     /// Sockets of the node's own processes → the Service they asked, for `recvmsg` and `getpeername`.
-    SOCKET_PEERS: LruHash<SocketPeerKey, SocketPeer>, 16_384, 0;
+    SOCKET_PEERS: LruHash<SocketPeerKey, SocketPeer>, 8192, 0;
     /// Cookie → where a connected UDP socket of the node's own processes was led; gone with the socket.
-    SOCKET_CONNECTIONS: Hash<u64, SocketConnection>, 65_536, NO_PREALLOC;
+    LED_SOCKETS: Hash<u64, SocketConnection>, 65_536, NO_PREALLOC;
     /// Packets and bytes by drop reason, per CPU; place 0 counts what was forwarded to or from pods, the last one flows that
     /// audited policies would have dropped.
     COUNTERS: PerCpuArray<u32, Counter>, DropReason::PLACES, 0;
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn map_memory_at_defaults_stays_in_its_budget() {
         let sum: u64 = ALL.iter().map(preallocated_bytes).sum();
-        assert!(sum <= 40 << 20, "{} MiB", sum >> 20);
+        assert!(sum <= 40 << 20, "{} KiB", sum >> 10);
     }
 
     #[test]

@@ -234,7 +234,7 @@ pub struct SocketPeer {
 }
 pod!(SocketPeer, 28);
 
-/// Value of `SOCKET_CONNECTIONS`, under `bpf_get_socket_cookie`: what a UDP socket was connected to.
+/// Value of `LED_SOCKETS`, under `bpf_get_socket_cookie`: what a UDP socket was connected to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct SocketConnection {

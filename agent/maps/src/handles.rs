@@ -111,8 +111,8 @@ handles! {
     pub no_masquerade: Table<Prefix, u32> = NO_MASQUERADE;
     /// `SOCKET_PEERS`.
     pub socket_peers: Table<SocketPeerKey, SocketPeer> = SOCKET_PEERS;
-    /// `SOCKET_CONNECTIONS`, by the sockets' cookies.
-    pub socket_connections: Table<u64, SocketConnection> = SOCKET_CONNECTIONS;
+    /// `LED_SOCKETS`, by the sockets' cookies.
+    pub led_sockets: Table<u64, SocketConnection> = LED_SOCKETS;
     /// `COUNTERS`.
     pub counters: Counters = COUNTERS;
     /// `DROP_RECORDS`.

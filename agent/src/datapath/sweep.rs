@@ -23,8 +23,8 @@ pub struct Swept {
     pub deleted: usize,
 }
 
-/// Deletes expired flows, aliases whose flow is gone, and UDP flows on backends that have left their Service. `now_ns` is
-/// `CLOCK_MONOTONIC`.
+/// Deletes expired flows, aliases whose flow is gone, and aliases that lead over UDP to backends that have left their Service.
+/// `now_ns` is `CLOCK_MONOTONIC`.
 ///
 /// # Errors
 /// The first map that could not be read or written.
@@ -45,7 +45,7 @@ pub fn sweep(maps: &Maps, now_ns: u64) -> Result<Swept, MapsError> {
                 continue;
             };
             if is_stray(maps, &mut members, &key, &entry)? {
-                swept.deleted += forget(maps, &[key, FlowKey::of(&entry.other).0])?;
+                swept.deleted += forget(maps, &key)?;
             } else if is_dead(maps, &key, &entry, now_ns)? && table.delete(&key)? {
                 swept.deleted += 1;
             }
@@ -80,13 +80,12 @@ fn purge_table(table: &Table<FlowKey, CtEntry>, addrs: &BTreeSet<Addr>) -> Resul
     Ok(deleted)
 }
 
-/// Deletes these flows, in whichever table they are by now.
-fn forget(maps: &Maps, keys: &[FlowKey]) -> Result<usize, MapsError> {
+/// Deletes an alias, in whichever table it is by now: its opener's next packet chooses anew. The flow stays until it
+/// expires, for answers that are under way.
+fn forget(maps: &Maps, alias: &FlowKey) -> Result<usize, MapsError> {
     let mut deleted = 0;
-    for key in keys {
-        for table in [&maps.ct_half_open, &maps.ct_confirmed] {
-            deleted += usize::from(table.delete(key)?);
-        }
+    for table in [&maps.ct_half_open, &maps.ct_confirmed] {
+        deleted += usize::from(table.delete(alias)?);
     }
     Ok(deleted)
 }

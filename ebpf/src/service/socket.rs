@@ -1,7 +1,7 @@
 //! Services for sockets of the node's own processes: what an address a process names leads to, and back.
 //!
 //! The socket is led to the backend itself, so its packets need no translation; what the process believes it talks to is
-//! kept in `SOCKET_PEERS`, and of connected UDP sockets, which user space has to find again, in `SOCKET_CONNECTIONS`.
+//! kept in `SOCKET_PEERS`, and of connected UDP sockets, which user space has to find again, in `LED_SOCKETS`.
 //!
 //! **Invariant: the stack only.** These programs run in process context, where a packet's program may interrupt them on
 //! the same CPU: they never touch `SCRATCH`.
@@ -29,8 +29,8 @@ static SOCKET_PEERS: LruHashMap<SocketPeerKey, SocketPeer> =
     LruHashMap::with_max_entries(maps::SOCKET_PEERS.max_entries, maps::SOCKET_PEERS.flags);
 
 #[map]
-static SOCKET_CONNECTIONS: HashMap<u64, SocketConnection> =
-    HashMap::with_max_entries(maps::SOCKET_CONNECTIONS.max_entries, maps::SOCKET_CONNECTIONS.flags);
+static LED_SOCKETS: HashMap<u64, SocketConnection> =
+    HashMap::with_max_entries(maps::LED_SOCKETS.max_entries, maps::LED_SOCKETS.flags);
 
 /// The loopback address (RFC 4291, section 2.5.3).
 pub(crate) const LOOPBACK_V6: Addr = Addr([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
@@ -191,7 +191,7 @@ pub(crate) fn believed(ctx: &SockAddrContext, from: &Place) -> Option<Place> {
     let socket = cookie(ctx);
     let connected = || {
         // SAFETY: elements of a hash without preallocation are replaced whole.
-        let connection = unsafe { SOCKET_CONNECTIONS.get(&socket) }?;
+        let connection = unsafe { LED_SOCKETS.get(&socket) }?;
         (connection.addr == from.addr && connection.port == from.port).then_some(connection.peer)
     };
     let peer = peer(socket, from).or_else(connected)?;
@@ -206,8 +206,8 @@ pub(crate) fn closed(ctx: &SockContext) {
         // SAFETY: the context of a running program.
         let socket = unsafe { helpers::generated::bpf_get_socket_cookie(ctx.sock.cast()) };
         // Absent for all but a few; a look takes no lock.
-        if SOCKET_CONNECTIONS.get_ptr(&socket).is_some() {
-            let _ = SOCKET_CONNECTIONS.remove(&socket);
+        if LED_SOCKETS.get_ptr(&socket).is_some() {
+            let _ = LED_SOCKETS.remove(&socket);
         }
     }
 }
@@ -311,7 +311,7 @@ fn remember(socket: u64, place: &Place, peer: &SocketPeer) {
 #[inline(always)]
 fn remember_connection(socket: u64, place: &Place, peer: &SocketPeer) {
     let connection = SocketConnection { peer: *peer, addr: place.addr, port: place.port, reserved: [0; 2] };
-    if SOCKET_CONNECTIONS.insert(&socket, &connection, 0).is_err() {
+    if LED_SOCKETS.insert(&socket, &connection, 0).is_err() {
         // Led all the same, and not found again when its backend has gone.
         remember(socket, place, peer);
     }

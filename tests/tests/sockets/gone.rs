@@ -58,7 +58,7 @@ fn a_connected_udp_socket_is_not_forgotten_among_many_others() {
         let socket = family.udp();
         socket.connect(named).expect("connect");
         // More than any table of sockets holds: connected ones, and such as stay in it when they are closed.
-        let storm = maps::SOCKET_CONNECTIONS.max_entries + 1;
+        let storm = maps::LED_SOCKETS.max_entries + 1;
         for number in 0..storm {
             let other = family.udp();
             other.connect(named).expect("connect");
@@ -67,11 +67,7 @@ fn a_connected_udp_socket_is_not_forgotten_among_many_others() {
             }
         }
         assert_eq!(socket.peer_addr().expect("a peer"), named, "{family:?}");
-        assert_eq!(
-            world.maps.socket_connections.count().expect("the map"),
-            1,
-            "{family:?}: closed ones are gone"
-        );
+        assert_eq!(world.maps.led_sockets.count().expect("the map"), 1, "{family:?}: closed ones are gone");
         world.service(service, UDP, &[2]);
         world.remove_backend(family, UDP, 1);
         sockets.changed();
@@ -82,7 +78,7 @@ fn a_connected_udp_socket_is_not_forgotten_among_many_others() {
         let error = socket.send(b"?").expect_err("nobody to send to");
         let told = [Some(libc::ECONNABORTED), Some(libc::EDESTADDRREQ)];
         assert!(told.contains(&error.raw_os_error()), "{family:?}: {error}");
-        assert_eq!(world.maps.socket_connections.count().expect("the map"), 0, "{family:?}");
+        assert_eq!(world.maps.led_sockets.count().expect("the map"), 0, "{family:?}");
     }
 }
 

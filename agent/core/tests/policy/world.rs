@@ -91,8 +91,8 @@ pub(crate) fn objects(chance: &mut Chance) -> Vec<Value> {
 /// Some policies are audited, all of some namespaces, and some say that they are enforced.
 fn set_mode(object: &mut Value, chance: &mut Chance) {
     let mode = match object["kind"].as_str() {
-        Some("Namespace") if chance.once_in(8) => "audit",
-        Some("NetworkPolicy" | "ClusterNetworkPolicy") if chance.once_in(6) => "audit",
+        Some("Namespace") if chance.once_in(16) => "audit",
+        Some("NetworkPolicy" | "ClusterNetworkPolicy") if chance.once_in(10) => "audit",
         Some("NetworkPolicy") if chance.once_in(8) => "enforce",
         _ => return,
     };
@@ -254,8 +254,9 @@ fn network_policy(number: usize, chance: &mut Chance) -> Value {
 
 fn rule(peers: &str, chance: &mut Chance) -> Value {
     let mut rule = json!({});
-    if !chance.once_in(5) {
-        rule[peers] = json!(chance.some(0, 3, |chance| match chance.below(5) {
+    if !chance.once_in(8) {
+        let least = if chance.once_in(8) { 0 } else { 1 }; // none is everybody
+        rule[peers] = json!(chance.some(least, 3, |chance| match chance.below(5) {
             0 => json!({"podSelector": selector(chance)}),
             1 => json!({"namespaceSelector": namespace_selector(chance)}),
             2 => json!({"podSelector": selector(chance), "namespaceSelector": namespace_selector(chance)}),

@@ -4,7 +4,7 @@
 //! connection, after which the process connects again, as it would after an ICMP error. TCP is left to itself: its peer
 //! says that it is gone, or is still there to finish. What is not connected is led anew at its next datagram.
 //!
-//! **Invariant: a socket that is led is known until it is closed.** `SOCKET_CONNECTIONS` forgets none to make room.
+//! **Invariant: a socket that is led is known until it is closed.** `LED_SOCKETS` forgets none to make room.
 
 use std::{
     collections::HashMap,
@@ -116,8 +116,8 @@ fn release(maps: &Maps, is_able: &mut bool) -> Result<Released, ReleaseError> {
 
 /// Forgets a socket that was ended, unless its process has connected it again by now.
 fn forget(maps: &Maps, cookie: u64, ended: &SocketPeer) -> Result<(), MapsError> {
-    if maps.socket_connections.get(&cookie)?.is_some_and(|found| found.peer == *ended) {
-        maps.socket_connections.delete(&cookie)?;
+    if maps.led_sockets.get(&cookie)?.is_some_and(|found| found.peer == *ended) {
+        maps.led_sockets.delete(&cookie)?;
     }
     Ok(())
 }
@@ -127,7 +127,7 @@ fn forget(maps: &Maps, cookie: u64, ended: &SocketPeer) -> Result<(), MapsError>
 fn stale(maps: &Maps) -> Result<HashMap<u64, SocketConnection>, MapsError> {
     let mut members = Members::new(maps);
     let mut stale = HashMap::new();
-    for (cookie, connection) in maps.socket_connections.entries()? {
+    for (cookie, connection) in maps.led_sockets.entries()? {
         if is_stale(maps, &mut members, &connection.peer)? {
             stale.insert(cookie, connection);
         }
