@@ -91,9 +91,9 @@ pub struct Event {
     pub rule_set: RuleSetId,
     /// The deciding rule; [`RuleId::NONE`] when none matched, or policy did not decide.
     pub rule: RuleId,
-    /// Interface index of the hook's device.
+    /// Interface index of the hook's device; 0 with [`EventKind::WouldDrop`], which is about a flow.
     pub ifindex: u32,
-    /// Packet length in bytes from the MAC header on.
+    /// Packet length in bytes from the MAC header on; 0 with [`EventKind::WouldDrop`].
     pub len_bytes: u32,
     /// A [`crate::DropReason`]; 0 for what was let pass.
     pub reason: u8,

@@ -7,13 +7,10 @@ use aya_ebpf::{
 };
 use sluice_abi::{
     Addr, Counter, Direction, DropKey, DropReason, DropRecord, EndpointId, Event, EventKind, Hook, Identity,
-    RuleId, RuleSetId, Tuple, maps, protocol,
+    Judgement, RuleId, RuleSetId, Tuple, maps, protocol,
 };
 
-use crate::{
-    config,
-    scratch::{Handle, Scratch},
-};
+use crate::{config, scratch::Scratch};
 
 #[map]
 static COUNTERS: PerCpuArray<Counter> =
@@ -97,8 +94,7 @@ pub(crate) fn record_at(scratch: &Scratch, reason: u8, len_bytes: u32, ifindex: 
 
 /// Reports the new flow in `scratch`, which is let pass, if somebody wants to know: by whose rules, on either side.
 #[inline(always)]
-pub(crate) fn flow(ctx: &TcContext, scratch: Handle) {
-    let at_ns = config::now_ns();
+pub(crate) fn flow(ctx: &TcContext, scratch: &Scratch, at_ns: u64) {
     // SAFETY: a map value that lives as long as the program; volatile, since user space writes it.
     let until_ns = FLOW_EVENTS.get_ptr(0).map_or(0, |until| unsafe { until.read_volatile() });
     if until_ns > at_ns {
@@ -107,9 +103,8 @@ pub(crate) fn flow(ctx: &TcContext, scratch: Handle) {
 }
 
 #[inline(never)]
-fn report_flow(mut scratch: Handle, origin: &Origin) {
-    let scratch: &mut Scratch = &mut scratch;
-    let Scratch { trace, sent, opened, judged, .. } = scratch;
+fn report_flow(scratch: &Scratch, origin: &Origin) {
+    let Scratch { sent, opened, judged, .. } = scratch;
     let tuple = Tuple { src: sent.src, src_port: sent.src_port, ..*opened };
     let sides = [
         (Direction::Egress, scratch.src.id, judged[Direction::Egress as usize]),
@@ -121,10 +116,11 @@ fn report_flow(mut scratch: Handle, origin: &Origin) {
         if judged.rule_set == RuleSetId::NONE && (is_judged || endpoint == EndpointId::HOST) {
             continue;
         }
-        (trace.direction, trace.endpoint) = (direction, endpoint);
-        (trace.rule_set, trace.rule) = (judged.rule_set, judged.rule);
-        trace.identity = Identity::ANY; // a flow keeps the rule, which says more
-        report(trace, &tuple, EventKind::Allowed, 0, origin);
+        // A flow keeps no identity, but the rule, which says more.
+        let (hook, identity) = (scratch.trace.hook, Identity::ANY);
+        let Judgement { rule_set, rule, .. } = judged;
+        let trace = Trace { hook, direction, endpoint, identity, rule_set, rule };
+        report(&trace, &tuple, EventKind::Allowed, 0, origin);
         if !is_judged {
             break;
         }

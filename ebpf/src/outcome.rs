@@ -1,10 +1,10 @@
 //! What the larger parts say to each other.
 //!
 //! `packet::parse_frame`, `flow::pass_flow`, `flow::open_flow`, `service::choose_backend` with `take_backend`,
-//! `service::choose_source`, `conntrack::is_opened_free`, `icmp::find_related`, `policy::audit_flow` and `nat::rewrite_headers` are *global*
-//! functions: the verifier checks each of them once, whatever its caller knew, so that their states add up instead of
-//! multiplying, and a loop over one of them costs what its body does. In exchange they take only the context and
-//! numbers, work on [`crate::scratch`], and answer with a number; this module is where it gets its meaning back.
+//! `service::choose_source`, `conntrack::is_opened_free`, `icmp::find_related`, `policy::audit_flow` and
+//! `nat::rewrite_headers` are *global* functions: the verifier checks each of them once, whatever its caller knew, so that
+//! their states add up instead of multiplying, and a loop over one of them costs what its body does. In exchange they take
+//! only the context and numbers, work on [`crate::scratch`], and answer with a number; this module is where it gets its meaning back.
 
 use sluice_abi::DropReason;
 

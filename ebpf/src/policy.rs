@@ -5,8 +5,8 @@ use aya_ebpf::{
     maps::{LpmTrie, lpm_trie::Key},
 };
 use sluice_abi::{
-    Addr, Direction, DropReason, Hook, Identity, Judgement, Rule, RuleKey, RuleSetId, Tuple, endpoint_flags,
-    maps,
+    Addr, Direction, DropReason, Hook, Identity, Judgement, Rule, RuleId, RuleKey, RuleSetId, Tuple,
+    endpoint_flags, maps,
 };
 
 use crate::{
@@ -137,6 +137,8 @@ fn renew(
         return Err(drops::denial(rule.id));
     }
     *judged = Judgement { rule_set, epoch, rule: rule.id };
+    // Whatever drops the packet after this, policy does not.
+    (trace.identity, trace.rule_set, trace.rule) = (Identity::ANY, RuleSetId::NONE, RuleId::NONE);
     Ok(true)
 }
 

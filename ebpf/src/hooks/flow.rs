@@ -264,8 +264,9 @@ fn try_open(ctx: &TcContext, mut scratch: Handle, place: u32) -> Result<Way, u8>
         flags |= flow_flags::SNAT;
         service::take_source(source)?;
     }
-    conntrack::create(scratch, flags, config::now_ns()).map_err(|reason| reason as u8)?;
-    drops::flow(ctx, scratch);
+    let now_ns = config::now_ns();
+    conntrack::create(scratch, flags, now_ns).map_err(|reason| reason as u8)?;
+    drops::flow(ctx, &scratch, now_ns);
     if scratch.opened != scratch.sent {
         scratch.target = scratch.opened;
         nat::rewrite(ctx)?;

@@ -1,8 +1,8 @@
 //! Calls of the node's own processes on their sockets: cgroup hooks at the node's cgroup2 root.
 //!
 //! `connect` and `sendmsg` to a Service's address go to a backend, `recvmsg` and `getpeername` answer with the Service's
-//! address, and what is closed is forgotten. A program for each call and family, because the kernel lets each see only its own fields; an IPv4 address in
-//! an IPv6 socket is an [`Addr`] like any other.
+//! address, and what is closed is forgotten. A program for each call and family, because the kernel lets each see only its
+//! own fields; an IPv4 address in an IPv6 socket is an [`Addr`] like any other.
 //!
 //! Everything else passes after one comparison: the socket's network namespace is not the node's. Pods' sockets are led where
 //! it is asked for (`--socket-lb-pods`).

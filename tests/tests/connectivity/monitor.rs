@@ -96,6 +96,25 @@ fn a_drop_names_the_policies_that_isolate_and_a_flow_the_rule_that_lets_it_pass(
 }
 
 #[test]
+fn what_an_audited_policy_would_drop_passes_and_is_told() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    let [db, _web, x] = world(&cluster)?;
+    let _server = Server::start(&db.netns, "db", &[Listen::Udp(8000)])?;
+    let mut policy = network_policy("db-from-web", "db", &json!({"policyTypes": ["Ingress"]}));
+    policy["metadata"]["annotations"] = json!({"sluice.dev/mode": "audit"});
+    cluster.objects.put("policy", &policy)?;
+    cluster.settle_written()?;
+    let monitor = Monitor::start(cluster.node(1), &["--count", "2"])?;
+    expect(&db.addresses.map(|ip| answers(&x.netns, Probe::Udp((ip, 8000).into()))))?;
+    for event in monitor.events()? {
+        let told = ["would_drop", "default/db", "ingress", "default/db", "default/db-from-web"];
+        assert_eq!(about(&event), told, "{event:#}");
+        assert_eq!(event["source"]["local"], "default/x");
+    }
+    Ok(())
+}
+
+#[test]
 fn flows_are_no_events_unless_somebody_asks_and_what_was_before_is_not_told() -> Result<()> {
     let cluster = Cluster::start(1)?;
     let [db, web, x] = world(&cluster)?;

@@ -1,6 +1,6 @@
 //! What pods send to the world.
 
-use sluice_abi::{CtState, DropReason, Hook, protocol};
+use sluice_abi::{CtState, DropReason, Hook, RuleId, RuleSetId, protocol};
 use sluice_tests::{
     lab::{ALLOW_ALL, Action, DENY_ALL, ip},
     packet::{self},
@@ -100,6 +100,9 @@ fn without_a_free_port_a_flow_is_refused_and_none_of_those_it_met_suffers() {
     }
     assert_eq!(edge.lab.from_pod(&a, &packet::udp(a.at(V4, 1002), to)).action, Action::Drop);
     assert_eq!(edge.lab.dropped(DropReason::SnatExhausted), 1);
+    let records = edge.lab.maps().drop_records.entries().expect("records");
+    let causes: Vec<_> = records.iter().map(|(_, record)| (record.rule_set, record.rule)).collect();
+    assert_eq!(causes, [(RuleSetId::NONE, RuleId::NONE)], "policy is not why");
     let elsewhere = packet::udp(a.at(V4, 1002), sock(client(V4), 54));
     left(&edge.lab.from_pod(&a, &elsewhere), Action::Redirect);
     for port in 1000..1002 {
